@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is said where a part of Detectron2 is asked for that is not bundled.
 
-Two places share one message: ``__getattr__`` of the bundled packages (``detectron2.config.get_cfg``)
-and the last import finder (``import detectron2.export``, ``from detectron2.config import get_cfg``).
+Two places share one message: ``__getattr__`` of the bundled packages
+(``detectron2.config.get_cfg``), and the last import finder (``import detectron2.export``,
+``from detectron2.config import get_cfg``).
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def not_bundled_message(parent: str, name: str) -> str:
     known = ", ".join(_public_names(sys.modules.get(parent))) or "nothing public"
     return (
         f"{parent}.{name} is not part of the Detectron2 subset that vitdet_d2 bundles. {parent} "
-        f"has: {known} (the whole list: docs/compatibility.md). To use the rest, install Detectron2 "
-        f"with `{INSTALL_COMMAND}`: an installed one is preferred"
+        f"has: {known} (the whole list: docs/compatibility.md). To use the rest, install "
+        f"Detectron2 with `{INSTALL_COMMAND}`: an installed one is preferred"
     )
 
 
