@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models and their parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detectron2.modeling.anchor_generator import ANCHOR_GENERATOR_REGISTRY
+from detectron2.modeling.backbone import BACKBONE_REGISTRY, FPN, Backbone, vit
+from detectron2.modeling.meta_arch import META_ARCH_REGISTRY, GeneralizedRCNN
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.modeling.proposal_generator import PROPOSAL_GENERATOR_REGISTRY, RPN_HEAD_REGISTRY
+from detectron2.modeling.roi_heads import (
+    ROI_BOX_HEAD_REGISTRY,
+    ROI_HEADS_REGISTRY,
+    ROI_MASK_HEAD_REGISTRY,
+    BaseMaskRCNNHead,
+    FastRCNNOutputLayers,
+    ROIHeads,
+    StandardROIHeads,
+)
+from vitdet_d2.runtime.absent import absent_attribute
+
+__all__ = [
+    "ANCHOR_GENERATOR_REGISTRY",
+    "BACKBONE_REGISTRY",
+    "FPN",
+    "META_ARCH_REGISTRY",
+    "PROPOSAL_GENERATOR_REGISTRY",
+    "ROI_BOX_HEAD_REGISTRY",
+    "ROI_HEADS_REGISTRY",
+    "ROI_MASK_HEAD_REGISTRY",
+    "RPN_HEAD_REGISTRY",
+    "Backbone",
+    "BaseMaskRCNNHead",
+    "FastRCNNOutputLayers",
+    "GeneralizedRCNN",
+    "ROIHeads",
+    "SimpleFeaturePyramid",  # noqa: F822  (lazy)
+    "StandardROIHeads",
+    "ViT",  # noqa: F822  (lazy)
+    "detector_postprocess",
+    "get_vit_lr_decay_rate",  # noqa: F822  (lazy)
+]
+
+_absent = absent_attribute(__name__)
+
+
+def __getattr__(name: str) -> Any:  # noqa: N807  (a module's hook has this name)
+    return getattr(vit, name) if name in vit.__all__ else _absent(name)

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole models."""
+
+from __future__ import annotations
+
+from detectron2.modeling.meta_arch.build import META_ARCH_REGISTRY
+from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
+from vitdet_d2.runtime.absent import absent_attribute
+
+__all__ = ["META_ARCH_REGISTRY", "GeneralizedRCNN"]
+
+__getattr__ = absent_attribute(__name__)

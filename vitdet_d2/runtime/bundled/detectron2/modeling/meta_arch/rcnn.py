@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole two-stage detectors: images in, losses or detections out.
+
+Vocabulary: an *input* is a dictionary with ``image`` ``(C, H, W)``, in training ``instances``, and
+optionally ``height`` and ``width``, the size that detections are wanted in, in pixels.
+
+Source: equals detectron2 ``meta_arch/rcnn.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.modeling.backbone import Backbone
+from detectron2.modeling.meta_arch.build import META_ARCH_REGISTRY
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import ImageList, Instances
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+__all__ = ["GeneralizedRCNN"]
+
+# More boxes than this hide the picture.
+_MAX_DRAWN_PROPOSALS = 20
+
+
+@META_ARCH_REGISTRY.register()
+class GeneralizedRCNN(nn.Module):
+    """A backbone, a proposal generator and heads on regions."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        proposal_generator: nn.Module | None,
+        roi_heads: nn.Module,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+        input_format: str | None = None,
+        vis_period: int = 0,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            backbone: turns images into feature maps.
+            proposal_generator: turns maps into proposals; None when inputs carry ``proposals``.
+            roi_heads: turns maps and proposals into detections.
+            pixel_mean: mean of each channel, in the units of the images.
+            pixel_std: deviation of each channel.
+            input_format: what the channels are, for example ``RGB``; needed for pictures.
+            vis_period: steps between pictures in the event storage; 0 for none.
+
+        Raises:
+            ValueError: mean and deviation do not fit, or pictures without ``input_format``.
+        """
+        super().__init__()
+        if len(pixel_mean) != len(pixel_std):
+            raise ValueError(
+                f"pixel_std: expected {len(pixel_mean)} values as in pixel_mean, "
+                f"got {len(pixel_std)}"
+            )
+        if vis_period > 0 and input_format is None:
+            raise ValueError("input_format: expected for example 'RGB' with vis_period, got None")
+        self.backbone = backbone
+        self.proposal_generator = proposal_generator
+        self.roi_heads = roi_heads
+        self.input_format = input_format
+        self.vis_period = vis_period
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            value = torch.tensor([float(v) for v in values]).view(-1, 1, 1)
+            self.register_buffer(name, value, persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.pixel_mean.device
+
+    def forward(self, batched_inputs: Sequence[Mapping[str, Any]]) -> Any:
+        """Compute losses in training, detections in inference.
+
+        Args:
+            batched_inputs: see the top of the module; images of any sizes.
+
+        Returns:
+            In training the named losses. In inference, for each image, ``{"instances": ...}`` with
+            ``pred_boxes``, ``pred_classes``, ``scores`` and, with a mask head, ``pred_masks``.
+        """
+        if not self.training:
+            return self.inference(batched_inputs)
+        images = self.preprocess_image(batched_inputs)
+        targets = None
+        if "instances" in batched_inputs[0]:
+            targets = [x["instances"].to(self.device) for x in batched_inputs]
+        features = self.backbone(images.tensor)
+        proposals, proposal_losses = self._propose(batched_inputs, images, features, targets)
+        _, detector_losses = self.roi_heads(images, features, proposals, targets)
+        if self.vis_period > 0 and get_event_storage().iter % self.vis_period == 0:
+            self.visualize_training(batched_inputs, proposals)
+        return {**detector_losses, **proposal_losses}
+
+    def inference(
+        self,
+        batched_inputs: Sequence[Mapping[str, Any]],
+        detected_instances: Sequence[Instances] | None = None,
+        do_postprocess: bool = True,
+    ) -> Any:
+        """Detect, whatever the inputs hold beside images.
+
+        Args:
+            batched_inputs: see the top of the module.
+            detected_instances: for each image known ``pred_boxes`` and ``pred_classes``, in
+                pixels of the network's input; then only the rest is predicted.
+            do_postprocess: give detections in the wanted size, with pasted masks.
+
+        Returns:
+            As ``forward``; without post-processing the raw instances of each image.
+
+        Raises:
+            ValueError: the model is in training mode.
+        """
+        if self.training:
+            raise ValueError("inference works in inference mode: call eval() first")
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        if detected_instances is None:
+            proposals, _ = self._propose(batched_inputs, images, features, None)
+            results, _ = self.roi_heads(images, features, proposals, None)
+        else:
+            known = [x.to(self.device) for x in detected_instances]
+            results = self.roi_heads.forward_with_given_boxes(features, known)
+        if not do_postprocess:
+            return results
+        return self._postprocess(results, batched_inputs, images.image_sizes)
+
+    def _propose(
+        self,
+        batched_inputs: Sequence[Mapping[str, Any]],
+        images: ImageList,
+        features: Mapping[str, Tensor],
+        targets: Sequence[Instances] | None,
+    ) -> tuple[list[Instances], dict[str, Tensor]]:
+        """Return the proposals of every image and the losses of making them."""
+        if self.proposal_generator is not None:
+            return self.proposal_generator(images, features, targets)
+        if not all("proposals" in x for x in batched_inputs):
+            raise ValueError("proposals: expected in every input of a model without a generator")
+        return [x["proposals"].to(self.device) for x in batched_inputs], {}
+
+    def preprocess_image(self, batched_inputs: Sequence[Mapping[str, Any]]) -> ImageList:
+        """Normalise, pad and stack the images.
+
+        Args:
+            batched_inputs: see the top of the module.
+
+        Returns:
+            ``(N, C, H, W)`` with the size of every image before padding.
+        """
+        images = [
+            (x["image"].to(self.device, non_blocking=True) - self.pixel_mean) / self.pixel_std
+            for x in batched_inputs
+        ]
+        return ImageList.from_tensors(
+            images,
+            self.backbone.size_divisibility,
+            padding_constraints=self.backbone.padding_constraints,
+        )
+
+    @staticmethod
+    def _postprocess(
+        instances: Sequence[Instances],
+        batched_inputs: Sequence[Mapping[str, Any]],
+        image_sizes: Sequence[tuple[int, int]],
+    ) -> list[dict[str, Instances]]:
+        """Give every detection in the size that its input asks for."""
+        return [
+            {
+                "instances": detector_postprocess(
+                    detections, x.get("height", size[0]), x.get("width", size[1])
+                )
+            }
+            for detections, x, size in zip(instances, batched_inputs, image_sizes, strict=True)
+        ]
+
+    def visualize_training(
+        self, batched_inputs: Sequence[Mapping[str, Any]], proposals: Sequence[Instances]
+    ) -> None:
+        """Put the first image into the event storage: ground truth left, best proposals right.
+
+        Args:
+            batched_inputs: see the top of the module.
+            proposals: for each image ``proposal_boxes``, best first.
+        """
+        # Imported here: only pictures need data sets and a drawing library.
+        from detectron2.data.detection_utils import convert_image_to_rgb
+        from detectron2.utils.visualizer import Visualizer
+
+        first = batched_inputs[0]
+        image = convert_image_to_rgb(first["image"].permute(1, 2, 0), self.input_format)
+        panels = []
+        for boxes in (
+            first["instances"].gt_boxes,
+            proposals[0].proposal_boxes[:_MAX_DRAWN_PROPOSALS],
+        ):
+            drawn = Visualizer(image, None).overlay_instances(boxes=boxes.tensor.cpu().numpy())
+            panels.append(drawn.get_image())
+        picture = np.concatenate(panels, axis=1).transpose(2, 0, 1)
+        name = "Left: GT bounding boxes;  Right: Predicted proposals"
+        get_event_storage().put_image(name, picture)

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Features of a region for box prediction: convolutions, then fully connected layers.
+
+Source: equals detectron2 ``roi_heads/box_head.py``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.utils.registry import Registry
+from fvcore.nn.weight_init import c2_msra_fill, c2_xavier_fill
+from torch import nn
+
+__all__ = ["ROI_BOX_HEAD_REGISTRY", "FastRCNNConvFCHead"]
+
+ROI_BOX_HEAD_REGISTRY = Registry("ROI_BOX_HEAD")
+ROI_BOX_HEAD_REGISTRY.__doc__ = """Box heads by name: ``obj(cfg, input_shape)``."""
+
+
+@ROI_BOX_HEAD_REGISTRY.register()
+class FastRCNNConvFCHead(nn.Sequential):
+    """3x3 convolutions with normalisation and ReLU, then linear layers with ReLU."""
+
+    def __init__(
+        self,
+        input_shape: ShapeSpec,
+        *,
+        conv_dims: Sequence[int],
+        fc_dims: Sequence[int],
+        conv_norm: str = "",
+    ) -> None:
+        """Build the layers, named ``conv<i>`` and ``fc<i>`` from 1.
+
+        Args:
+            input_shape: channels, height and width of a region's features.
+            conv_dims: output channels of each convolution.
+            fc_dims: outputs of each linear layer.
+            conv_norm: normalisation after convolutions, see ``get_norm``; "" for none.
+
+        Raises:
+            ValueError: no layers, or linear layers on features of unknown size.
+        """
+        super().__init__()
+        if not conv_dims and not fc_dims:
+            raise ValueError("conv_dims, fc_dims: expected at least one layer, got none")
+        channels, height, width = input_shape.channels, input_shape.height, input_shape.width
+
+        self.conv_norm_relus = []
+        for i, dim in enumerate(conv_dims, start=1):
+            conv = Conv2d(
+                channels,
+                dim,
+                kernel_size=3,
+                padding=1,
+                bias=not conv_norm,
+                norm=get_norm(conv_norm, dim),
+                activation=nn.ReLU(),
+            )
+            self.add_module(f"conv{i}", conv)
+            self.conv_norm_relus.append(conv)
+            channels = dim
+        self._output_shape = ShapeSpec(channels=channels, height=height, width=width)
+
+        self.fcs = []
+        if fc_dims:
+            if not height or not width:
+                raise ValueError(f"input_shape: expected a height and a width, got {input_shape}")
+            self.add_module("flatten", nn.Flatten())
+            self._output_shape = ShapeSpec(channels=fc_dims[-1])
+            channels = math.prod((channels, height, width))
+        for i, dim in enumerate(fc_dims, start=1):
+            fc = nn.Linear(channels, dim)
+            self.add_module(f"fc{i}", fc)
+            self.add_module(f"fc_relu{i}", nn.ReLU())
+            self.fcs.append(fc)
+            channels = dim
+
+        for layer in self.conv_norm_relus:
+            c2_msra_fill(layer)
+        for layer in self.fcs:
+            c2_xavier_fill(layer)
+
+    @property
+    def output_shape(self) -> ShapeSpec:
+        """Shape of the output of one region."""
+        return self._output_shape
