@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Detection backbones: modules that turn an image into feature maps."""
+
+from vitdet_d2.backbones.registration import register_backbones
+from vitdet_d2.backbones.sizes import VIT_SIZES, ViTSize
+from vitdet_d2.backbones.vit import ViT
+
+__all__ = ["VIT_SIZES", "ViT", "ViTSize", "register_backbones"]

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sizes of the plain ViTs, in one table.
+
+Source: Ti, S: DeiT, arXiv 2012.12877, table 1; B, L, H: arXiv 2010.11929, table 1; global blocks:
+ViTDet, arXiv 2203.16527, section 3 (four evenly spaced blocks, the last of each quarter).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# The paper's "even" placement of global (or convolutional) blocks.
+NUM_GLOBAL_BLOCKS = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTSize:
+    """Width, depth and heads of a plain ViT."""
+
+    embed_dim: int
+    depth: int
+    num_heads: int
+
+    @property
+    def global_block_indexes(self) -> tuple[int, ...]:
+        """Blocks with global attention: the last of each quarter of the depth."""
+        quarter = self.depth // NUM_GLOBAL_BLOCKS
+        return tuple(range(quarter - 1, self.depth, quarter))
+
+    @property
+    def window_block_indexes(self) -> tuple[int, ...]:
+        """Blocks with windowed attention: all others."""
+        return tuple(i for i in range(self.depth) if i not in self.global_block_indexes)
+
+
+VIT_SIZES = {
+    "ti": ViTSize(embed_dim=192, depth=12, num_heads=3),
+    "s": ViTSize(embed_dim=384, depth=12, num_heads=6),
+    "b": ViTSize(embed_dim=768, depth=12, num_heads=12),
+    "l": ViTSize(embed_dim=1024, depth=24, num_heads=16),
+    "h": ViTSize(embed_dim=1280, depth=32, num_heads=16),
+}

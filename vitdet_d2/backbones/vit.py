@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plain Vision Transformer as a detection backbone: one map at the stride of a patch.
+
+Arguments, state-dict keys, initialisation and numerics are Detectron2's. Images ``(B, C, H, W)``;
+token maps ``(B, h, w, C)`` with ``h = H // patch_size``.
+
+Source: ViTDet, arXiv 2203.16527, section 3; equals `ViT` in detectron2/modeling/backbone/vit.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from detectron2.modeling.backbone.backbone import Backbone
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vitdet_d2.layers.absolute_position import get_abs_pos
+from vitdet_d2.layers.attend import AttentionMethod
+from vitdet_d2.layers.attention import Attention
+from vitdet_d2.layers.block import Block
+from vitdet_d2.layers.patch_embed import PatchEmbed
+
+# Standard deviation of new weights and position embeddings, as in BERT, ViT and MAE.
+INIT_STD = 0.02
+
+
+class ViT(Backbone):
+    """Plain ViT whose blocks attend in windows or globally."""
+
+    def __init__(
+        self,
+        img_size: int = 1024,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_path_rate: float = 0.0,
+        norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
+        act_layer: Callable[[], nn.Module] = nn.GELU,
+        use_abs_pos: bool = True,
+        use_rel_pos: bool = False,
+        rel_pos_zero_init: bool = True,
+        window_size: int = 0,
+        window_block_indexes: Sequence[int] = (),
+        residual_block_indexes: Sequence[int] = (),
+        use_act_checkpoint: bool = False,
+        pretrain_img_size: int = 224,
+        pretrain_use_cls_token: bool = True,
+        out_feature: str = "last_feat",
+    ) -> None:
+        """Build the backbone.
+
+        Args:
+            img_size: side of the training images, in pixels; sets the size of the relative position
+                tables of global blocks. Other image sizes work: the tables are resized.
+            patch_size: side of a patch, in pixels.
+            in_chans: channels of the images.
+            embed_dim: channels of a token.
+            depth: number of blocks.
+            num_heads: attention heads of each block.
+            mlp_ratio: hidden width of the perceptrons, in multiples of ``embed_dim``.
+            qkv_bias: whether query, key and value have a bias.
+            drop_path_rate: rate of the last block; it grows linearly from 0 at the first.
+            norm_layer: makes the norm of a given width.
+            act_layer: makes the activation.
+            use_abs_pos: whether absolute position embeddings are added to the patches.
+            use_rel_pos: whether relative positions are added to the attention logits.
+            rel_pos_zero_init: whether their tables start at zero.
+            window_size: side of the attention windows, in tokens.
+            window_block_indexes: blocks that attend in windows; all others attend globally.
+            residual_block_indexes: blocks that a convolutional residual block follows.
+            use_act_checkpoint: whether blocks are computed again in the backward pass, which
+                saves memory.
+            pretrain_img_size: side of the pre-training images, in pixels; sets the size of the
+                absolute position embedding.
+            pretrain_use_cls_token: whether that embedding has a class token, which is not used.
+            out_feature: name of the output map.
+        """
+        super().__init__()
+        self.pretrain_use_cls_token = pretrain_use_cls_token
+        self.use_act_checkpoint = use_act_checkpoint
+        self.patch_embed = PatchEmbed(
+            kernel_size=(patch_size, patch_size),
+            stride=(patch_size, patch_size),
+            in_chans=in_chans,
+            embed_dim=embed_dim,
+        )
+        self.pos_embed: nn.Parameter | None = None
+        if use_abs_pos:
+            num_tokens = (pretrain_img_size // patch_size) ** 2 + int(pretrain_use_cls_token)
+            self.pos_embed = nn.Parameter(torch.zeros(1, num_tokens, embed_dim))
+
+        grid = img_size // patch_size
+        # On the CPU also when the model is built on the meta device, which holds no numbers.
+        rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
+        self.blocks = nn.ModuleList(
+            Block(
+                dim=embed_dim,
+                num_heads=num_heads,
+                mlp_ratio=mlp_ratio,
+                qkv_bias=qkv_bias,
+                drop_path=rates[i],
+                norm_layer=norm_layer,
+                act_layer=act_layer,
+                use_rel_pos=use_rel_pos,
+                rel_pos_zero_init=rel_pos_zero_init,
+                window_size=window_size if i in window_block_indexes else 0,
+                use_residual_block=i in residual_block_indexes,
+                input_size=(grid, grid),
+            )
+            for i in range(depth)
+        )
+
+        self._out_features = [out_feature]
+        self._out_feature_channels = {out_feature: embed_dim}
+        self._out_feature_strides = {out_feature: patch_size}
+
+        if self.pos_embed is not None:
+            nn.init.trunc_normal_(self.pos_embed, std=INIT_STD)
+        self.apply(_init_weights)
+
+    def set_attention_method(self, method: AttentionMethod) -> None:
+        """Choose how every block computes attention; the numbers agree up to rounding.
+
+        Args:
+            method: ``"auto"`` (the default), or one of the ways of `vitdet_d2.layers.attend`.
+        """
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.method = method
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Extract the feature map.
+
+        Args:
+            x: images ``(B, in_chans, H, W)``, normalised; rows and columns beyond a multiple of
+                the patch size are ignored.
+
+        Returns:
+            ``{out_feature: (B, embed_dim, H // patch_size, W // patch_size)}``.
+        """
+        x = self.patch_embed(x)
+        if self.pos_embed is not None:
+            hw = (x.shape[1], x.shape[2])
+            x = x + get_abs_pos(self.pos_embed, self.pretrain_use_cls_token, hw)
+        recompute = self.use_act_checkpoint and torch.is_grad_enabled()
+        for block in self.blocks:
+            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+        return {self._out_features[0]: x.permute(0, 3, 1, 2)}  # (B, h, w, C) -> (B, C, h, w)
+
+
+def _init_weights(module: nn.Module) -> None:
+    """Initialise linear layers and torch's own layer norms; convolutions keep torch's default."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=INIT_STD)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)

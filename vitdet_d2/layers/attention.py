@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Multi-head self-attention over a token map, in windows or over the whole map.
+
+Shapes: tokens ``(B, H, W, C)``; per head ``(B, heads, N, C / heads)`` with ``N = H * W``.
+
+Source: ViTDet, arXiv 2203.16527, section 3; equals `Attention` in
+detectron2/modeling/backbone/vit.py together with the window steps of its block.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from vitdet_d2.layers.attend import AttentionMethod, attend
+from vitdet_d2.layers.relative_position import decomposed_terms
+from vitdet_d2.layers.window_partition import window_partition, window_unpartition
+
+
+class Attention(nn.Module):
+    """Self-attention with decomposed relative positions.
+
+    Parameters: ``qkv``, ``proj``, and ``rel_pos_h``, ``rel_pos_w`` where relative positions are used.
+    Attribute ``method`` chooses how the same numbers are computed, see `vitdet_d2.layers.attend`.
+    """
+
+    method: AttentionMethod
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int = 8,
+        qkv_bias: bool = True,
+        use_rel_pos: bool = False,
+        rel_pos_zero_init: bool = True,
+        input_size: tuple[int, int] | None = None,
+        window_size: int = 0,
+    ) -> None:
+        """Build the projections and the tables.
+
+        Args:
+            dim: channels of a token, a multiple of ``num_heads``.
+            num_heads: number of heads.
+            qkv_bias: whether query, key and value have a bias.
+            use_rel_pos: whether relative positions are added to the logits.
+            rel_pos_zero_init: whether their tables start at zero, and not at random.
+            input_size: token grid ``(H, W)`` that the tables are made for; needed with
+                ``use_rel_pos``. Other grids resize the tables.
+            window_size: side of the windows, in tokens; 0: attend over the whole map.
+
+        Raises:
+            ValueError: ``dim`` does not divide, or ``input_size`` is missing.
+        """
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"dim: expected a multiple of num_heads={num_heads}, got {dim}")
+        if use_rel_pos and input_size is None:
+            raise ValueError("input_size: expected the token grid (H, W) for use_rel_pos, got None")
+        head_dim = dim // num_heads
+        self.num_heads = num_heads
+        self.scale = head_dim**-0.5
+        self.window_size = window_size
+        self.method = "auto"
+        self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
+        self.proj = nn.Linear(dim, dim)
+        self.use_rel_pos = use_rel_pos
+        if use_rel_pos and input_size is not None:
+            self.rel_pos_h = nn.Parameter(torch.zeros(2 * input_size[0] - 1, head_dim))
+            self.rel_pos_w = nn.Parameter(torch.zeros(2 * input_size[1] - 1, head_dim))
+            if not rel_pos_zero_init:
+                nn.init.trunc_normal_(self.rel_pos_h, std=0.02)
+                nn.init.trunc_normal_(self.rel_pos_w, std=0.02)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Attend over a token map.
+
+        A padding token is zero before `qkv`, so its query, key and value are the bias: windows are
+        cut after `qkv` and joined before `proj`, and neither runs on padding.
+
+        Args:
+            x: ``(B, H, W, C)``.
+
+        Returns:
+            ``(B, H, W, C)``.
+        """
+        qkv = self.qkv(x)
+        if self.window_size == 0:
+            return self.proj(self._attend(qkv))
+        windows, pad_hw = window_partition(qkv, self.window_size, fill=self.qkv.bias)
+        out = self._attend(windows)
+        return self.proj(window_unpartition(out, self.window_size, pad_hw, x.shape[1:3]))
+
+    def _attend(self, qkv: Tensor) -> Tensor:
+        """Map ``(B, H, W, 3 * C)`` to ``(B, H, W, C)``."""
+        B, H, W, _ = qkv.shape
+        # (B, H, W, 3 * C) -> 3 x (B, heads, N, C / heads)
+        q, k, v = qkv.reshape(B, H * W, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        terms = None
+        if self.use_rel_pos:
+            terms = decomposed_terms(q, self.rel_pos_h, self.rel_pos_w, (H, W))
+        out = attend(q, k, v, terms, self.scale, self.method)
+        return out.transpose(1, 2).reshape(B, H, W, -1)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One pre-norm transformer block of a plain ViT.
+
+Source: ViTDet, arXiv 2203.16527, section 3; equals `Block` in detectron2/modeling/backbone/vit.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from vitdet_d2.layers.attention import Attention
+from vitdet_d2.layers.drop_path import DropPath
+from vitdet_d2.layers.mlp import Mlp
+from vitdet_d2.layers.residual_block import ResBottleneckBlock
+
+
+class Block(nn.Module):
+    """Attention, perceptron, and after them, if asked for, a convolutional residual block."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_path: float = 0.0,
+        norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
+        act_layer: Callable[[], nn.Module] = nn.GELU,
+        use_rel_pos: bool = False,
+        rel_pos_zero_init: bool = True,
+        window_size: int = 0,
+        use_residual_block: bool = False,
+        input_size: tuple[int, int] | None = None,
+    ) -> None:
+        """Build the block.
+
+        Args:
+            dim: channels of a token.
+            num_heads: number of attention heads.
+            mlp_ratio: hidden width of the perceptron, in multiples of ``dim``.
+            qkv_bias: whether query, key and value have a bias.
+            drop_path: probability that a sample leaves a branch out in training.
+            norm_layer: makes the norm of a given width.
+            act_layer: makes the activation.
+            use_rel_pos: whether relative positions are added to the attention logits.
+            rel_pos_zero_init: whether their tables start at zero.
+            window_size: side of the attention windows, in tokens; 0: global attention.
+            use_residual_block: whether a convolutional residual block follows.
+            input_size: token grid ``(H, W)`` of the whole map, for global relative positions.
+        """
+        super().__init__()
+        self.norm1 = norm_layer(dim)
+        self.attn = Attention(
+            dim,
+            num_heads=num_heads,
+            qkv_bias=qkv_bias,
+            use_rel_pos=use_rel_pos,
+            rel_pos_zero_init=rel_pos_zero_init,
+            input_size=(window_size, window_size) if window_size else input_size,
+            window_size=window_size,
+        )
+        self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
+        self.norm2 = norm_layer(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio), act_layer=act_layer)
+        self.window_size = window_size
+        self.use_residual_block = use_residual_block
+        if use_residual_block:
+            self.residual = ResBottleneckBlock(dim, dim, dim // 2, norm="LN", act_layer=act_layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a token map ``(B, H, W, C)`` to the same shape."""
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        x = x + self.drop_path(self.mlp(self.norm2(x)))
+        if self.use_residual_block:
+            x = self.residual(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return x

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The two-layer perceptron of a transformer block.
+
+Source: Dosovitskiy et al., "An Image is Worth 16x16 Words", arXiv 2010.11929, section 3.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+
+class Mlp(nn.Module):
+    """Linear, activation, linear; parameters ``fc1`` and ``fc2``."""
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: int,
+        act_layer: Callable[[], nn.Module] = nn.GELU,
+    ) -> None:
+        """Build both layers.
+
+        Args:
+            in_features: width of the input and of the output.
+            hidden_features: width between the two layers.
+            act_layer: makes the activation.
+        """
+        super().__init__()
+        self.fc1 = nn.Linear(in_features, hidden_features)
+        self.act = act_layer()
+        self.fc2 = nn.Linear(hidden_features, in_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(..., in_features)`` to the same shape."""
+        return self.fc2(self.act(self.fc1(x)))

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layer-wise learning-rate decay: the nearer to the image a layer is, the less it is tuned.
+
+Source: ELECTRA, arXiv 2003.10555; BEiT, arXiv 2106.08254; equals `get_vit_lr_decay_rate` in
+detectron2/modeling/backbone/vit.py.
+"""
+
+from __future__ import annotations
+
+import re
+
+_BLOCK = re.compile(r"\.blocks\.(\d+)\.")
+
+
+def get_vit_lr_decay_rate(name: str, lr_decay_rate: float = 1.0, num_layers: int = 12) -> float:
+    """Return the learning-rate factor of one parameter of a detector with a ViT backbone.
+
+    Patch and position embeddings are layer 0, block ``i`` is layer ``i + 1``. Everything else is
+    new, or belongs to the detector, and learns at the full rate: neck, heads, and the
+    convolutional residual blocks inside the ViT.
+
+    Args:
+        name: the parameter's name in the detector, such as ``backbone.net.blocks.3.attn.qkv.weight``.
+        lr_decay_rate: factor from one layer to the one before it, in ``(0, 1]``.
+        num_layers: number of blocks of the ViT.
+
+    Returns:
+        ``lr_decay_rate ** (num_layers + 1 - layer)``.
+    """
+    layer = num_layers + 1
+    if name.startswith("backbone"):
+        if ".pos_embed" in name or ".patch_embed" in name:
+            layer = 0
+        elif (block := _BLOCK.search(name)) and ".residual." not in name:
+            layer = int(block[1]) + 1
+    return lr_decay_rate ** (num_layers + 1 - layer)
