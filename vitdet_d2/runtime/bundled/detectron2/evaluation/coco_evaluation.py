@@ -29,9 +29,8 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from pycocotools.cocoeval import COCOeval
 
-from vitdet_d2.checks import check_coco_annotations, check_coco_results
-from vitdet_d2.checks.coco_repair import repair_coco
-from vitdet_d2.errors import DataError
+from vitdet_d2.checks import check_coco_results
+from vitdet_d2.checks.evaluation_input import prepare_ground_truth, to_dataset_ids
 
 from .coco_scoring import (
     class_metrics,
@@ -110,29 +109,13 @@ class COCOEvaluator(DatasetEvaluator):
         self._has_masks = False
 
     def _read_dataset(self, json_file: str) -> dict[str, Any]:
-        """Read, check and repair the ground truth.
-
-        Raises:
-            DataError: it cannot be evaluated against.
-        """
+        """Read, check and repair the ground truth."""
         with PathManager.open(json_file) as file:
             dataset = json.load(file)
-        if "annotations" in dataset:
-            check_coco_annotations(dataset, None)
-        dataset, notes = repair_coco(dataset)
+        mapping = self._metadata.get("thing_dataset_id_to_contiguous_id")
+        dataset, notes = prepare_ground_truth(dataset, mapping, self._metadata.name)
         for note in notes:
             self._logger.warning(f"{json_file}: {note}.")
-        mapping = self._metadata.get("thing_dataset_id_to_contiguous_id")
-        if mapping is not None:
-            # An unused root category, as some exports have, is no class.
-            dataset["categories"] = [c for c in dataset["categories"] if c["id"] in mapping]
-            used = {a["category_id"] for a in dataset.get("annotations", [])}
-            if used - mapping.keys():
-                raise DataError(
-                    f"{json_file}: annotations use the category ids "
-                    f"{sorted(used - mapping.keys())[:10]}, which data set "
-                    f"'{self._metadata.name}' was registered without; register it again"
-                )
         return dataset
 
     def reset(self) -> None:
@@ -217,8 +200,10 @@ class COCOEvaluator(DatasetEvaluator):
         self, predictions: list[dict[str, Any]], img_ids: Sequence[int] | None = None
     ) -> None:
         """Write the results file, and fill ``self._results`` with the metrics of every task."""
-        results = self._to_dataset_ids(
-            list(itertools.chain.from_iterable(p["instances"] for p in predictions))
+        results = to_dataset_ids(
+            list(itertools.chain.from_iterable(p["instances"] for p in predictions)),
+            self._metadata.get("thing_dataset_id_to_contiguous_id"),
+            self._metadata.name,
         )
         check_coco_results(results, set(self._coco_api.imgs), set(self._coco_api.cats))
         if self._output_dir:
@@ -247,25 +232,6 @@ class COCOEvaluator(DatasetEvaluator):
         """Boxes, and masks where the model has predicted any or would have."""
         has_masks = self._has_masks or any("segmentation" in result for result in results)
         return ["bbox", "segm"] if has_masks else ["bbox"]
-
-    def _to_dataset_ids(self, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return copies whose ``category_id`` is the data set's instead of the model's.
-
-        Raises:
-            DataError: a class that the data set does not have.
-        """
-        mapping: Mapping[int, int] | None = self._metadata.get("thing_dataset_id_to_contiguous_id")
-        if mapping is None:
-            return [dict(result) for result in results]
-        dataset_ids = {contiguous: dataset_id for dataset_id, contiguous in mapping.items()}
-        unknown = {r["category_id"] for r in results} - dataset_ids.keys()
-        if unknown:
-            raise DataError(
-                f"the model has predicted the classes {sorted(unknown)[:10]}, but data set "
-                f"'{self._metadata.name}' has {len(dataset_ids)} classes, numbered 0 to "
-                f"{len(dataset_ids) - 1}; make the recipe's num_classes equal to that"
-            )
-        return [{**r, "category_id": dataset_ids[r["category_id"]]} for r in results]
 
     def _derive_coco_results(
         self, coco_eval: COCOeval, iou_type: str, class_names: Sequence[str] | None = None

@@ -19,7 +19,7 @@ import pycocotools.mask as mask_util
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from vitdet_d2.errors import DataError
+from vitdet_d2.checks.evaluation_input import require_masks
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 # What each metric averages over: the IoU threshold (None: all ten) and the area range.
@@ -65,34 +65,6 @@ def _detections(coco_gt: COCO, results: Sequence[Mapping[str, Any]], iou_type: s
     )
 
 
-def _require_masks(
-    coco_gt: COCO, results: Sequence[Mapping[str, Any]], img_ids: Sequence[int] | None
-) -> None:
-    """Refuse to score masks where ground truth or predictions have none.
-
-    Raises:
-        DataError: with the ids of those that lack a mask.
-    """
-    wanted = None if img_ids is None else set(img_ids)
-    bare = [
-        annotation["id"]
-        for annotation in coco_gt.dataset["annotations"]
-        if not annotation.get("segmentation")
-        and (wanted is None or annotation["image_id"] in wanted)
-    ]
-    if bare:
-        raise DataError(
-            f"mask AP needs a segmentation in every annotation, but {len(bare)} have none "
-            f"(annotation ids {bare[:10]}); add them, or evaluate with tasks=('bbox',)"
-        )
-    bare_images = sorted({r["image_id"] for r in results if "segmentation" not in r})
-    if bare_images:
-        raise DataError(
-            "mask AP needs a mask with every prediction, but those of images "
-            f"{bare_images[:10]} have none; evaluate with tasks=('bbox',)"
-        )
-
-
 def score_results(
     coco_gt: COCO,
     results: Sequence[Mapping[str, Any]],
@@ -118,7 +90,7 @@ def score_results(
         DataError: masks are to be scored, and an annotation or a result has none.
     """
     if iou_type == "segm":
-        _require_masks(coco_gt, results, img_ids)
+        require_masks(coco_gt.dataset, results, img_ids)
     evaluation = COCOeval(coco_gt, _detections(coco_gt, results, iou_type), iou_type)
     # COCO's own list is [1, 10, 100]; the first two only serve recalls that nobody reports here.
     evaluation.params.maxDets = [max_dets]
