@@ -12,7 +12,7 @@ from typing import Any
 
 from vitdet_d2.errors import DataError
 
-from .coco_repair import repair_coco
+from .coco_json import check_coco_annotations
 
 
 def prepare_ground_truth(
@@ -24,8 +24,8 @@ def prepare_ground_truth(
     exports have, are dropped.
 
     Args:
-        dataset: the COCO dictionary; not changed. Without ``annotations`` (a test split) only
-            its ids are repaired.
+        dataset: the COCO dictionary; not changed. One without ``annotations`` (a test split)
+            is taken as it is.
         mapping: of the registered data set; None keeps every category.
         dataset_name: for messages.
 
@@ -35,11 +35,10 @@ def prepare_ground_truth(
     Raises:
         DataError: it cannot be evaluated against.
     """
-    repaired, notes = repair_coco(dataset)
-    if "annotations" in repaired:
-        from vitdet_d2.checks import check_coco_annotations
-
-        check_coco_annotations(repaired, None)
+    repaired, notes = dict(dataset), []
+    if "annotations" in dataset:
+        report = check_coco_annotations(repaired, None)
+        repaired, notes = dict(report.document), [str(repair) for repair in report.repairs]
     if mapping is not None:
         used = {annotation["category_id"] for annotation in repaired.get("annotations", [])}
         unknown = sorted(used - mapping.keys())
