@@ -163,7 +163,7 @@ def register_digits() -> None:
             image_root=str(image_root),
             evaluator_type="coco",
             thing_classes=list(CLASS_NAMES),
-            thing_dataset_contiguous_id_mapping=dict(CATEGORY_IDS),
+            thing_dataset_id_to_contiguous_id=dict(CATEGORY_IDS),
         )
 
 
