@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Non-maximum suppression, per class, on torchvision's operator.
+
+Source: the behaviour of detectron2 ``layers/nms.py``.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torchvision.ops import boxes as box_ops
+from torchvision.ops import nms
+
+__all__ = ["batched_nms", "nms"]
+
+
+def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:
+    """Suppress boxes that overlap a better one of the same category.
+
+    Args:
+        boxes: ``(N, 4)``, XYXY; suppressed in float32, since half precision cannot hold the
+            offsets that keep categories apart.
+        scores: ``(N,)``.
+        idxs: ``(N,)``, the category (or feature level) of each box.
+        iou_threshold: boxes of one category with a larger IoU than this are duplicates.
+
+    Returns:
+        ``(K,)``, int64: indices of the boxes to keep, best score first.
+
+    Raises:
+        ValueError: ``boxes`` has not four columns.
+    """
+    if boxes.shape[-1] != 4:
+        raise ValueError(f"boxes: expected shape (N, 4), got {tuple(boxes.shape)}")
+    return box_ops.batched_nms(boxes.float(), scores, idxs, iou_threshold)
