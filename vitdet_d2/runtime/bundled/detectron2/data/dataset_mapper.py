@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a record to what models take: read, augment, build ``Instances``."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from detectron2.data import detection_utils as utils
+from detectron2.data import transforms as T
+from detectron2.structures import BitMasks, Instances, PolygonMasks
+from numpy.typing import NDArray
+
+__all__ = ["DatasetMapper"]
+
+logger = logging.getLogger(__name__)
+
+
+class DatasetMapper:
+    """The mapper of all recipes: objects with boxes and masks, without keypoints or proposals."""
+
+    def __init__(
+        self,
+        is_train: bool,
+        *,
+        augmentations: Sequence[T.Augmentation | T.Transform],
+        image_format: str,
+        use_instance_mask: bool = False,
+        use_keypoint: bool = False,
+        instance_mask_format: Literal["polygon", "bitmask"] = "polygon",
+        keypoint_hflip_indices: NDArray[Any] | None = None,
+        precomputed_proposal_topk: int | None = None,
+        recompute_boxes: bool = False,
+    ) -> None:
+        """Keep the choices.
+
+        Args:
+            is_train: keep annotations, as ``instances``.
+            augmentations: applied first to last.
+            image_format: as in :func:`detection_utils.read_image`.
+            use_instance_mask: keep segmentations.
+            use_keypoint: must be False.
+            instance_mask_format: what segmentations become.
+            keypoint_hflip_indices: must be None.
+            precomputed_proposal_topk: must be None.
+            recompute_boxes: take boxes from the transformed masks, which a crop has made smaller.
+
+        Raises:
+            ValueError: keypoints or proposals are asked for, boxes from masks without masks, or
+                an unknown mask format.
+        """
+        if use_keypoint or keypoint_hflip_indices is not None or precomputed_proposal_topk:
+            raise ValueError(
+                "DatasetMapper: keypoints and precomputed proposals are not part of the bundled "
+                "Detectron2 subset; leave them out, or install Detectron2"
+            )
+        if recompute_boxes and not use_instance_mask:
+            raise ValueError("DatasetMapper: recompute_boxes=True needs use_instance_mask=True")
+        if instance_mask_format not in ("polygon", "bitmask"):
+            raise ValueError(
+                "DatasetMapper: instance_mask_format must be 'polygon' or 'bitmask', "
+                f"got {instance_mask_format!r}"
+            )
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(augmentations)
+        self.image_format = image_format
+        self.use_instance_mask = use_instance_mask
+        self.instance_mask_format = instance_mask_format
+        self.recompute_boxes = recompute_boxes
+        logger.info("%s mapper: %s", "training" if is_train else "test", self.augmentations.augs)
+
+    def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
+        """Return a sample.
+
+        Args:
+            dataset_dict: a record; it is not changed.
+
+        Returns:
+            The record with ``image`` (``(C, H, W)``, as read), in training with ``instances``
+            instead of ``annotations``, otherwise with neither. ``height`` and ``width`` stay those
+            of the image as read.
+
+        Raises:
+            DataError: the image cannot be read, or has another size than the record says.
+        """
+        sample = copy.deepcopy(dataset_dict)
+        image = utils.read_image(sample["file_name"], format=self.image_format)
+        utils.check_image_size(sample, image)
+
+        aug_input = T.AugInput(image)
+        transforms = self.augmentations(aug_input)
+        image_size = aug_input.image.shape[:2]
+        # (H, W, C) -> (C, H, W), in memory of its own: Pillow's is read-only
+        chw = np.require(aug_input.image.transpose(2, 0, 1), requirements=["C", "W"])
+        sample["image"] = torch.from_numpy(chw)
+
+        annotations = sample.pop("annotations", None)
+        if self.is_train and annotations is not None:
+            sample["instances"] = self._instances(annotations, transforms, image_size)
+        return sample
+
+    def _instances(
+        self,
+        annotations: list[dict[str, Any]],
+        transforms: T.Transform,
+        image_size: tuple[int, int],
+    ) -> Instances:
+        """Transform what is no crowd, and leave out what the transforms have emptied."""
+        kept = []
+        for annotation in annotations:
+            if annotation.get("iscrowd", 0):
+                continue
+            annotation.pop("keypoints", None)
+            if not self.use_instance_mask:
+                annotation.pop("segmentation", None)
+            kept.append(utils.transform_instance_annotations(annotation, transforms, image_size))
+        instances = utils.annotations_to_instances(kept, image_size, self.instance_mask_format)
+        if self.use_instance_mask and not kept:
+            # An image without objects has masks too, none: heads and box recomputation ask for them
+            empty = torch.zeros(0, *image_size, dtype=torch.bool)
+            as_bits = self.instance_mask_format == "bitmask"
+            instances.gt_masks = BitMasks(empty) if as_bits else PolygonMasks([])
+        if self.recompute_boxes:
+            instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
+        return utils.filter_empty_instances(instances)

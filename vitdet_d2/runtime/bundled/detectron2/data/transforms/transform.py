@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deterministic transforms beyond fvcore's.
+
+Images are ``(H, W)`` or ``(H, W, C)``, uint8 in 0-255 or floating point. Coordinates are
+``(N, 2)`` arrays of ``(x, y)``, continuous: the image covers ``[0, W] x [0, H]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data.transforms.polygon_clip import clip_polygon
+from fvcore.transforms.transform import CropTransform as _FvcoreCropTransform
+from fvcore.transforms.transform import NoOpTransform, Transform
+from numpy.typing import NDArray
+from PIL import Image
+from torch.nn.functional import interpolate
+
+__all__ = ["ColorTransform", "CropTransform", "PILColorTransform", "ResizeTransform"]
+
+Array = NDArray[Any]
+
+_TORCH_MODES = {
+    Image.Resampling.NEAREST: "nearest",
+    Image.Resampling.BILINEAR: "bilinear",
+    Image.Resampling.BICUBIC: "bicubic",
+}
+
+
+class CropTransform(_FvcoreCropTransform):
+    """Cut a window out of an image; polygons are clipped without shapely.
+
+    A polygon that crosses itself keeps all the area that the even-odd rule fills, where fvcore's
+    own class keeps what shapely's ``buffer(0)`` leaves of it.
+    """
+
+    def apply_polygons(self, polygons: list[Array]) -> list[Array]:
+        """Clip each polygon with the window.
+
+        Args:
+            polygons: each ``(N, 2)``, in the coordinates of the whole image.
+
+        Returns:
+            Each ``(M, 2)``, in the window's coordinates; one polygon may give none or several.
+        """
+        window = (self.x0, self.y0, self.x0 + self.w, self.y0 + self.h)
+        pieces = [piece for polygon in polygons for piece in clip_polygon(polygon, window)]
+        return [piece - (self.x0, self.y0) for piece in pieces]
+
+
+class ResizeTransform(Transform):
+    """Resize an image: 8-bit ones with Pillow (antialiased), others with torch (not so)."""
+
+    def __init__(
+        self, h: int, w: int, new_h: int, new_w: int, interp: Image.Resampling | None = None
+    ) -> None:
+        """Keep the sizes.
+
+        Args:
+            h: height before.
+            w: width before.
+            new_h: height after.
+            new_w: width after.
+            interp: Pillow's interpolation; None: bilinear.
+        """
+        super().__init__()
+        self.h, self.w, self.new_h, self.new_w = h, w, new_h, new_w
+        self.interp = Image.Resampling.BILINEAR if interp is None else Image.Resampling(interp)
+
+    def apply_image(self, img: Array, interp: Image.Resampling | None = None) -> Array:
+        """Resize ``(H, W)`` or ``(H, W, C)``.
+
+        Args:
+            img: of the size given at construction.
+            interp: instead of the interpolation given at construction.
+
+        Raises:
+            ValueError: the image has another size.
+        """
+        if img.shape[:2] != (self.h, self.w):
+            raise ValueError(
+                f"ResizeTransform was made for an image of {self.h} x {self.w}, "
+                f"got one of shape {img.shape}"
+            )
+        mode = self.interp if interp is None else Image.Resampling(interp)
+        if img.dtype == bool:
+            return self._resize_uint8(img.view(np.uint8), mode).view(bool)
+        if img.dtype == np.uint8:
+            return self._resize_uint8(img, mode)
+        return self._resize_float(img, mode)
+
+    def _resize_uint8(self, img: Array, mode: Image.Resampling) -> Array:
+        single = img.ndim == 3 and img.shape[2] == 1
+        picture = Image.fromarray(img[:, :, 0] if single else img)
+        resized = np.asarray(picture.resize((self.new_w, self.new_h), mode))
+        return resized[:, :, None] if single else resized
+
+    def _resize_float(self, img: Array, mode: Image.Resampling) -> Array:
+        if mode not in _TORCH_MODES:
+            raise ValueError(
+                f"interpolation {mode!r} is not available for {img.dtype} images; "
+                "use NEAREST, BILINEAR or BICUBIC, or an 8-bit image"
+            )
+        name = _TORCH_MODES[mode]
+        planes = torch.from_numpy(np.ascontiguousarray(img)).reshape(self.h, self.w, -1)
+        resized = interpolate(
+            planes.permute(2, 0, 1)[None],  # (H, W, C) -> (1, C, H, W)
+            (self.new_h, self.new_w),
+            mode=name,
+            align_corners=None if name == "nearest" else False,
+        )
+        return resized[0].permute(1, 2, 0).reshape(self.new_h, self.new_w, *img.shape[2:]).numpy()
+
+    def apply_coords(self, coords: Array) -> Array:
+        """Scale ``(N, 2)`` points; whole numbers become floating point instead of being cut."""
+        return coords * np.array([self.new_w / self.w, self.new_h / self.h])
+
+    def apply_segmentation(self, segmentation: Array) -> Array:
+        """Resize ``(H, W)`` labels with nearest-neighbour interpolation."""
+        return self.apply_image(segmentation, interp=Image.Resampling.NEAREST)
+
+    def inverse(self) -> ResizeTransform:
+        """Return the transform back to the old size."""
+        return ResizeTransform(self.new_h, self.new_w, self.h, self.w, self.interp)
+
+
+class ColorTransform(Transform):
+    """Apply a function to the pixels; coordinates and labels stay."""
+
+    def __init__(self, op: Callable[[Any], Any]) -> None:
+        """Keep the function.
+
+        Args:
+            op: maps an image array to one of the same size.
+
+        Raises:
+            ValueError: ``op`` cannot be called.
+        """
+        if not callable(op):
+            raise ValueError(f"op must be callable, got {op!r}")
+        super().__init__()
+        self.op = op
+
+    def apply_image(self, img: Array) -> Array:
+        """Return ``op(img)``."""
+        return self.op(img)
+
+    def apply_coords(self, coords: Array) -> Array:
+        """Return the points as they are."""
+        return coords
+
+    def apply_segmentation(self, segmentation: Array) -> Array:
+        """Return the labels as they are."""
+        return segmentation
+
+    def inverse(self) -> Transform:
+        """Return a transform that changes nothing: colours are not restored."""
+        return NoOpTransform()
+
+
+class PILColorTransform(ColorTransform):
+    """Apply a function of Pillow images to the pixels."""
+
+    def apply_image(self, img: Array) -> Array:
+        """Return ``op`` of the image as Pillow sees it."""
+        return np.asarray(self.op(Image.fromarray(img)))
