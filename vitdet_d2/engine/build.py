@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From a recipe to its parts: device, model, optimizer, schedule, train loader."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from typing import Any
+
+import torch
+from detectron2.config import instantiate
+from detectron2.engine import create_ddp_model
+from detectron2.solver import LRMultiplier
+from detectron2.utils import comm
+from fvcore.common.param_scheduler import ParamScheduler
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from vitdet_d2.data.loader import build_detection_train_loader
+from vitdet_d2.engine.settings import TrainSettings
+from vitdet_d2.errors import RecipeError
+
+logger = logging.getLogger(__name__)
+
+_UPSTREAM_LOADERS = {
+    "detectron2.data.build_detection_train_loader",
+    "detectron2.data.build.build_detection_train_loader",
+}
+# What Detectron2's function and ours both take.
+_LOADER_KEYS = {
+    "_target_",
+    "dataset",
+    "mapper",
+    "total_batch_size",
+    "aspect_ratio_grouping",
+    "num_workers",
+    "sampler",
+    "collate_fn",
+}
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of this process.
+
+    Args:
+        name: "auto" takes a GPU where there is one.
+
+    Raises:
+        RecipeError: torch does not know the name, or there is no GPU.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RecipeError(f"train.device: expected auto, cuda or cpu, got {name!r}") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise RecipeError(
+            f"train.device={name}, but torch {torch.__version__} finds no CUDA device; "
+            "use train.device=auto or train.device=cpu"
+        )
+    return device
+
+
+def autocast_dtype(settings: TrainSettings, device: torch.device) -> torch.dtype | None:
+    """What the forward pass computes in; None on the CPU, where mixed precision saves nothing."""
+    if settings.amp_dtype is not None and device.type == "cpu":
+        logger.info("train.amp is off on the CPU")
+        return None
+    return settings.amp_dtype
+
+
+def build_model(cfg: DictConfig, device: torch.device) -> nn.Module:
+    """Instantiate ``cfg.model`` on a device."""
+    return instantiate(cfg.model).to(device)
+
+
+def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
+    """Instantiate ``cfg.optimizer``, whose ``params.model`` becomes the model."""
+    node = _editable(cfg.optimizer)
+    node.params.model = model
+    return instantiate(node)
+
+
+def build_scheduler(
+    cfg: DictConfig, optimizer: torch.optim.Optimizer, max_iter: int
+) -> LRMultiplier:
+    """Bind ``cfg.lr_multiplier`` to the optimizer, at iteration 0.
+
+    Raises:
+        RecipeError: it is not a fvcore schedule.
+    """
+    multiplier = instantiate(cfg.lr_multiplier)
+    if not isinstance(multiplier, ParamScheduler):
+        raise RecipeError(
+            f"lr_multiplier: expected a fvcore ParamScheduler, got {type(multiplier).__name__}"
+        )
+    return LRMultiplier(optimizer, multiplier, max(max_iter, 1))
+
+
+def build_train_loader(cfg: DictConfig, seed: int) -> Any:
+    """Instantiate ``cfg.dataloader.train`` with a seed for its order and augmentations.
+
+    Detectron2's own loader is replaced by ours, which gives the same batches and can be resumed.
+
+    Args:
+        cfg: a recipe.
+        seed: taken where the recipe leaves the loader's seed open.
+    """
+    node = _editable(cfg.dataloader.train)
+    if _name_of(node.get("_target_")) in _UPSTREAM_LOADERS and set(node) <= _LOADER_KEYS:
+        logger.info("Using vitdet_d2's train loader in place of Detectron2's: same data, resumable")
+        node["_target_"] = build_detection_train_loader
+    if _name_of(node.get("_target_")) == _name_of(build_detection_train_loader):
+        if node.get("seed") is None:
+            node["seed"] = seed
+    loader = instantiate(node)
+    if not hasattr(loader, "seek"):
+        logger.warning(
+            "dataloader.train: %s cannot continue in mid-epoch; a resumed run sees other data",
+            type(loader).__name__,
+        )
+    return loader
+
+
+def wrap_parallel(model: nn.Module, settings: TrainSettings) -> nn.Module:
+    """Wrap the model for data parallelism where there are several processes."""
+    options = dict(settings.ddp)
+    compress = bool(options.pop("fp16_compression", False))
+    if next(model.parameters()).device.type == "cpu":
+        # Detectron2's default is the local rank's GPU.
+        options["device_ids"] = None
+        if compress and comm.get_world_size() > 1:
+            logger.info("train.ddp.fp16_compression is ignored on the CPU")
+        compress = False
+    return create_ddp_model(model, fp16_compression=compress, **options)
+
+
+def _editable(node: DictConfig) -> DictConfig:
+    """A copy that takes new keys and objects, with its place in the recipe for references."""
+    node = copy.deepcopy(node)
+    OmegaConf.set_struct(node, False)
+    OmegaConf.set_readonly(node, False)
+    node._set_flag("allow_objects", True)
+    return node
+
+
+def _name_of(target: Any) -> str:
+    if isinstance(target, str):
+        return target
+    return f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', '')}"

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Saves the training state when it is due."""
+
+from __future__ import annotations
+
+import logging
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+
+from vitdet_d2.engine.checkpoint_store import CheckpointStore, CheckpointWriteError
+from vitdet_d2.engine.trainer import Trainer
+from vitdet_d2.errors import StoppedBySignal, UserError
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointHook(HookBase):
+    """Saves every `period` iterations, before evaluation, at the end, and when a signal asks.
+
+    Stands after the learning-rate hook, so that the saved schedule is that of the next iteration,
+    and before the evaluation hook, so that a failing evaluation loses nothing. On every rank.
+    """
+
+    trainer: Trainer
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        *,
+        period: int,
+        eval_period: int,
+        collect_state: Callable[[Trainer], dict[str, Any]],
+        meta: Mapping[str, Any],
+    ) -> None:
+        """Remember what to save and when.
+
+        Args:
+            store: where to.
+            period: in iterations.
+            eval_period: that of the evaluation hook; 0 for none.
+            collect_state: the state to save; called on every rank, used on the main process.
+            meta: entries of the manifest.
+        """
+        self._store = store
+        self._period = period
+        self._eval_period = eval_period
+        self._collect_state = collect_state
+        self._meta = meta
+
+    def after_step(self) -> None:
+        """Save if it is due, then stop if a signal asks for it.
+
+        Raises:
+            StoppedBySignal: on every rank, after the state was saved.
+        """
+        done = self.trainer.iter + 1
+        is_last = done == self.trainer.max_iter
+        signum = self.trainer.stop_signum
+        if is_last or signum or self._is_due(done):
+            path = self._save(is_last)
+            if signum:
+                raise StoppedBySignal(signum, stop_message(signum, self.trainer.iter, path))
+
+    def _is_due(self, done: int) -> bool:
+        return any(p > 0 and done % p == 0 for p in (self._period, self._eval_period))
+
+    def _save(self, is_last: bool) -> str:
+        """Save on the main process.
+
+        Raises:
+            CheckpointWriteError: on every rank, when the main process could not.
+        """
+        state = self._collect_state(self.trainer)
+        path = failure = ""
+        if comm.is_main_process():
+            try:
+                path = str(self._write(state, is_last))
+            except UserError as error:
+                failure = str(error)
+        path, failure = comm.all_gather((path, failure))[0]
+        if failure:
+            raise CheckpointWriteError(failure)
+        self.trainer.last_checkpoint = path
+        return path
+
+    def _write(self, state: Mapping[str, Any], is_last: bool) -> Path:
+        path = self._store.save(state, iteration=self.trainer.iter, meta=self._meta)
+        logger.info("Saved %s", path)
+        return self._store.save_final(path) if is_last else path
+
+
+def stop_message(signum: int, iteration: int, path: str) -> str:
+    """What is said when a signal ended the run.
+
+    Args:
+        signum: the signal.
+        iteration: the last one completed.
+        path: the checkpoint that holds its state.
+    """
+    return (
+        f"stopped by {signal.Signals(signum).name} after iteration {iteration}; saved {path}; "
+        "continue with --resume"
+    )

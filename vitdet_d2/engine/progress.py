@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run shows and records: a bar or lines, ``metrics.json``, TensorBoard."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+from pathlib import Path
+
+from detectron2.engine import HookBase
+from detectron2.engine.hooks import PeriodicWriter
+from detectron2.utils.events import (
+    CommonMetricPrinter,
+    EventWriter,
+    JSONWriter,
+    TensorboardXWriter,
+)
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from vitdet_d2.engine.atomic_write import atomic_write
+
+METRICS_FILE = "metrics.json"
+# Their handlers write to the terminal, and would cut through the bar.
+_LOGGERS = ("", "detectron2", "fvcore", "vitdet_d2")
+
+
+def progress_hooks(
+    output_dir: Path, *, start_iter: int, max_iter: int, log_period: int
+) -> list[HookBase]:
+    """The hooks of the main process; files of an earlier part of the run are continued.
+
+    Args:
+        output_dir: the run folder.
+        start_iter: recorded metrics from this iteration on are dropped, since they come again.
+        max_iter: the run's length.
+        log_period: in iterations.
+    """
+    trim_metrics(output_dir / METRICS_FILE, start_iter)
+    files: list[EventWriter] = [
+        JSONWriter(str(output_dir / METRICS_FILE)),
+        TensorboardXWriter(str(output_dir), purge_step=start_iter),
+    ]
+    if sys.stderr.isatty():
+        return [PeriodicWriter(files, log_period), ProgressBar()]
+    return [PeriodicWriter([CommonMetricPrinter(max_iter), *files], log_period)]
+
+
+def trim_metrics(path: Path, start_iter: int) -> None:
+    """Drop lines of iterations from `start_iter` on, and lines that a crash cut off.
+
+    Args:
+        path: JSON objects, one per line; may not exist.
+        start_iter: the iteration that comes next.
+
+    Raises:
+        OSError: the file cannot be rewritten; it is as it was.
+    """
+    if not path.is_file():
+        return
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    kept = [line for line in lines if _iteration_of(line) < start_iter]
+    with atomic_write(path) as file:
+        file.write("".join(f"{line}\n" for line in kept).encode("utf-8"))
+
+
+def _iteration_of(line: str) -> float:
+    """Infinity for what is not a line of metrics."""
+    try:
+        return float(json.loads(line)["iteration"])
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
+
+
+class ProgressBar(HookBase):
+    """A bar on the terminal with time left, loss and learning rate."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm | None = None
+        self._open = contextlib.ExitStack()
+
+    def before_train(self) -> None:
+        """Draw the bar, and let log lines pass above it."""
+        trainer = self.trainer
+        loggers = [logging.getLogger(name) for name in _LOGGERS]
+        self._open.enter_context(logging_redirect_tqdm(loggers=loggers))
+        self._bar = self._open.enter_context(
+            tqdm(
+                total=trainer.max_iter,
+                initial=trainer.start_iter,
+                desc="train",
+                unit="it",
+                dynamic_ncols=True,
+            )
+        )
+
+    def after_step(self) -> None:
+        """Advance the bar."""
+        if self._bar is None:
+            return
+        latest = self.trainer.storage.latest()
+        shown = {
+            label: f"{latest[name][0]:.4g}"
+            for label, name in (("loss", "total_loss"), ("lr", "lr"))
+            if name in latest
+        }
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update()
+
+    def after_train(self) -> None:
+        """Leave the bar where it is."""
+        self._open.close()

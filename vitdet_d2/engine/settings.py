@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The keys of ``cfg.train`` that the engine reads, with what it takes where one is missing.
+
+Detectron2's own recipes lack some of them, and run all the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from vitdet_d2.errors import RecipeError
+
+_AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """``cfg.train``, checked.
+
+    Attributes:
+        output_dir: the run folder.
+        init_checkpoint: path, address or name of the first weights; empty: none.
+        max_iter: iterations in all.
+        device: "auto", "cuda" or "cpu", or any name that torch knows.
+        amp_dtype: what autocast computes in on a GPU; None where ``amp.enabled`` is false.
+        ddp: arguments of `DistributedDataParallel`, and ``fp16_compression``.
+        checkpoint_period: iterations between checkpoints (``checkpointer.period``).
+        max_to_keep: how many checkpoints stay (``checkpointer.max_to_keep``); None: all.
+        eval_period: iterations between evaluations; 0: only at the end.
+        log_period: iterations between lines of the log and of ``metrics.json``.
+        seed: of everything; None (also where negative): drawn, and logged.
+        pictures: how many pictures of predictions are written after training.
+    """
+
+    output_dir: Path
+    init_checkpoint: str
+    max_iter: int
+    device: str
+    amp_dtype: torch.dtype | None
+    ddp: dict[str, Any]
+    checkpoint_period: int
+    max_to_keep: int | None
+    eval_period: int
+    log_period: int
+    seed: int | None
+    pictures: int
+
+
+def read_settings(cfg: DictConfig) -> TrainSettings:
+    """Read ``cfg.train``.
+
+    Args:
+        cfg: a recipe.
+
+    Raises:
+        RecipeError: a value has the wrong type or is out of range.
+    """
+    seed = _get(cfg, "seed", None)
+    max_to_keep = _get(cfg, "checkpointer.max_to_keep", None)
+    return TrainSettings(
+        output_dir=Path(str(_get(cfg, "output_dir", "./output"))),
+        init_checkpoint=str(_get(cfg, "init_checkpoint", "") or ""),
+        max_iter=_count(cfg, "max_iter", 90000, least=0),
+        device=str(_get(cfg, "device", "auto")),
+        amp_dtype=_amp_dtype(cfg),
+        ddp=_plain(cfg, "ddp"),
+        checkpoint_period=_count(cfg, "checkpointer.period", 5000, least=1),
+        max_to_keep=None
+        if max_to_keep is None
+        else _count(cfg, "checkpointer.max_to_keep", 1, least=1),
+        eval_period=_count(cfg, "eval_period", 5000, least=0),
+        log_period=_count(cfg, "log_period", 20, least=1),
+        seed=None if seed is None or int(seed) < 0 else int(seed),
+        pictures=_count(cfg, "pictures", 0, least=0),
+    )
+
+
+def _get(cfg: DictConfig, key: str, default: Any) -> Any:
+    # `select` returns None also where a value is None, which then means the default.
+    value = OmegaConf.select(cfg, f"train.{key}")
+    return default if value is None else value
+
+
+def _plain(cfg: DictConfig, key: str) -> dict[str, Any]:
+    node = _get(cfg, key, {})
+    return dict(OmegaConf.to_container(node, resolve=True)) if OmegaConf.is_config(node) else node
+
+
+def _count(cfg: DictConfig, key: str, default: int, *, least: int) -> int:
+    value = _get(cfg, key, default)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or int(value) != value:
+        raise RecipeError(f"train.{key}: expected a whole number, got {value!r}")
+    if value < least:
+        raise RecipeError(f"train.{key}: expected at least {least}, got {value}")
+    return int(value)
+
+
+def _amp_dtype(cfg: DictConfig) -> torch.dtype | None:
+    if not _get(cfg, "amp.enabled", False):
+        return None
+    name = str(_get(cfg, "amp.dtype", "bf16"))
+    if name not in _AMP_DTYPES:
+        raise RecipeError(f"train.amp.dtype: expected one of {list(_AMP_DTYPES)}, got {name!r}")
+    return _AMP_DTYPES[name]

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Train the model of a recipe, from the start or from where it stopped.
+
+The resume contract: on the same machine, with the same number of processes and the same versions,
+on the CPU, "train to N" and "train to k, be killed, resume to N" end with bit-identical weights.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from detectron2.engine import HookBase
+from detectron2.engine.hooks import CallbackHook, IterationTimer, LRScheduler
+from detectron2.utils import comm
+from omegaconf import DictConfig
+
+from vitdet_d2.engine import random_state
+from vitdet_d2.engine.build import (
+    autocast_dtype,
+    build_model,
+    build_optimizer,
+    build_scheduler,
+    build_train_loader,
+    resolve_device,
+    wrap_parallel,
+)
+from vitdet_d2.engine.checkpoint_store import CheckpointStore
+from vitdet_d2.engine.evaluate import draw_pictures, evaluate_model
+from vitdet_d2.engine.hooks.checkpoint import CheckpointHook
+from vitdet_d2.engine.hooks.evaluation import EvaluationHook
+from vitdet_d2.engine.interruptible import InterruptibleLoader
+from vitdet_d2.engine.progress import progress_hooks
+from vitdet_d2.engine.settings import TrainSettings, read_settings
+from vitdet_d2.engine.stop_signals import StopRequest
+from vitdet_d2.engine.trainer import Trainer
+from vitdet_d2.engine.training_state import (
+    TrainingParts,
+    manifest_meta,
+    recipe_text,
+    restore_metrics,
+    restore_rng,
+)
+from vitdet_d2.errors import RecipeError
+
+logger = logging.getLogger(__name__)
+
+Resume = Literal["never", "required", "auto"]
+
+
+def do_train(cfg: DictConfig, *, resume: Resume = "never") -> None:
+    """Train; runs in every process. The run folder exists and is this run's.
+
+    Args:
+        cfg: a recipe with all overrides; reads `TrainSettings`, ``model``, ``dataloader``,
+            ``optimizer`` and ``lr_multiplier``.
+        resume: "never" starts anew, "required" continues the newest verified checkpoint of the
+            run folder, "auto" does that where there is one.
+
+    Raises:
+        RecipeError: a setting is wrong, or there is nothing to resume.
+        DataError: the data cannot be used.
+        WeightsError: a checkpoint cannot be read or does not fit.
+        NonFiniteError: a loss or gradient became NaN or Inf.
+        StoppedBySignal: a signal asked for it; the state was saved.
+    """
+    from vitdet_d2.data.prepare import prepare_datasets
+
+    settings = read_settings(cfg)
+    device = resolve_device(settings.device)
+    settings.output_dir.mkdir(parents=True, exist_ok=True)
+    store = CheckpointStore(settings.output_dir, max_to_keep=settings.max_to_keep)
+    found = _find_checkpoint(store, resume)
+    info = prepare_datasets(cfg)
+    state = store.load(found) if found is not None else None
+    seed = _choose_seed(settings.seed, state)
+    random_state.seed_everything(seed + comm.get_rank())
+
+    parts = _build_parts(cfg, settings, device, seed, info)
+    start_iter = 0
+    if state is not None:
+        start_iter = parts.restore(state)
+        logger.info("Resuming from %s at iteration %d", found, start_iter)
+    elif settings.init_checkpoint:
+        from vitdet_d2.pretrained.load import load_init_checkpoint
+
+        load_init_checkpoint(parts.model, settings.init_checkpoint)
+
+    with StopRequest() as stop:
+        trainer = Trainer(
+            wrap_parallel(parts.model, settings),
+            parts.loader,
+            parts.optimizer,
+            autocast_dtype=autocast_dtype(settings, device),
+            grad_scaler=parts.grad_scaler,
+            stop=stop,
+        )
+        trainer.last_checkpoint = str(found) if found is not None else "none yet"
+        hooks = _hooks(cfg, settings, parts, store, trainer, stop, state, start_iter)
+        trainer.register_hooks(hooks)
+        if state is not None:
+            restore_rng(state, seed)
+        del state
+        trainer.train(start_iter, settings.max_iter)
+    if settings.pictures and comm.is_main_process():
+        draw_pictures(cfg, parts.model, settings.output_dir, count=settings.pictures)
+    comm.synchronize()
+
+
+def _find_checkpoint(store: CheckpointStore, resume: Resume) -> Path | None:
+    """The checkpoint to continue from, the same on every rank.
+
+    Raises:
+        RecipeError: one is required and there is none, or not every process sees it.
+    """
+    outcome: tuple[str, str] = ("", "")
+    if comm.is_main_process():
+        store.remove_debris()
+        found = store.newest_verified() if resume != "never" else None
+        outcome = (str(found or ""), store.describe_contents())
+    name, contents = comm.all_gather(outcome)[0]
+    if not name:
+        if resume == "required":
+            raise RecipeError(
+                f"--resume: {contents}; check train.output_dir, or use --resume=auto to start anew "
+                "where there is nothing to continue"
+            )
+        return None
+    path = Path(name)
+    blind = [r for r, sees in enumerate(comm.all_gather(path.is_file())) if not sees]
+    if blind:
+        raise RecipeError(
+            f"--resume: {path} is not visible to ranks {blind}; train.output_dir must be a folder "
+            "that all machines share"
+        )
+    return path
+
+
+def _choose_seed(configured: int | None, state: dict[str, Any] | None) -> int:
+    """The run's seed: the checkpoint's, the recipe's, or one drawn by the main process."""
+    if state is not None and "seed" in state.get("vitdet_d2", {}):
+        saved = int(state["vitdet_d2"]["seed"])
+        if configured not in (None, saved):
+            logger.warning("A resumed run keeps its seed: %d, not %s", saved, configured)
+        return saved
+    if configured is not None:
+        return configured
+    drawn = int(torch.Generator().seed() % random_state.SEED_LIMIT)
+    seed = comm.all_gather(drawn)[0]
+    logger.info("train.seed is not set: drew %d", seed)
+    return seed
+
+
+def _build_parts(
+    cfg: DictConfig, settings: TrainSettings, device: torch.device, seed: int, info: Any
+) -> TrainingParts:
+    recipe = recipe_text(cfg)
+    model = build_model(cfg, device)
+    logger.info("Model:\n%s", model)
+    optimizer = build_optimizer(cfg, model)
+    use_scaler = autocast_dtype(settings, device) is torch.float16
+    return TrainingParts(
+        model=model,
+        optimizer=optimizer,
+        scheduler=build_scheduler(cfg, optimizer, settings.max_iter),
+        loader=build_train_loader(cfg, seed),
+        grad_scaler=torch.amp.GradScaler(device.type) if use_scaler else None,
+        seed=seed,
+        thing_classes=info.thing_classes,
+        dataset_ids=info.dataset_ids,
+        recipe=recipe,
+    )
+
+
+def _hooks(
+    cfg: DictConfig,
+    settings: TrainSettings,
+    parts: TrainingParts,
+    store: CheckpointStore,
+    trainer: Trainer,
+    stop: StopRequest,
+    state: dict[str, Any] | None,
+    start_iter: int,
+) -> list[HookBase]:
+    """The hooks in the order in which they must run."""
+
+    def evaluate() -> dict[str, Any]:
+        def interruptible(loader: Any) -> InterruptibleLoader:
+            where = f"stopped in evaluation; saved {trainer.last_checkpoint}; use --resume"
+            return InterruptibleLoader(loader, stop, where)
+
+        return evaluate_model(cfg, parts.model, settings.output_dir, wrap_loader=interruptible)
+
+    metrics = {"metrics": state.get("metrics", {})} if state is not None else {}
+    hooks: list[HookBase] = [
+        CallbackHook(before_train=lambda t: restore_metrics(t.storage, metrics)),
+        IterationTimer(),
+        LRScheduler(parts.optimizer, parts.scheduler),
+        CheckpointHook(
+            store,
+            period=settings.checkpoint_period,
+            eval_period=settings.eval_period,
+            collect_state=parts.collect,
+            meta=manifest_meta(parts),
+        ),
+        EvaluationHook(settings.eval_period, evaluate),
+    ]
+    if comm.is_main_process():
+        hooks += progress_hooks(
+            settings.output_dir,
+            start_iter=start_iter,
+            max_iter=settings.max_iter,
+            log_period=settings.log_period,
+        )
+    return hooks

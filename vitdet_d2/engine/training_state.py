@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything that a run needs to continue as if it had never stopped, in plain types.
+
+The dictionary is Detectron2's (``model``, ``optimizer``, ``scheduler``, ``iteration``) plus
+``vitdet_d2`` (what was trained on), ``sampler`` (position in the data), ``rng`` (per rank),
+``metrics`` (the window that smoothed metrics look back on) and, for float16, ``grad_scaler``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import detectron2
+import torch
+from detectron2.solver import LRMultiplier
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+import vitdet_d2
+from vitdet_d2.engine import random_state
+from vitdet_d2.engine.trainer import Trainer
+from vitdet_d2.errors import RecipeError, WeightsError
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = 1
+# The window over which Detectron2's writers smooth.
+METRICS_WINDOW = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingParts:
+    """What holds state.
+
+    Attributes:
+        model: not wrapped for data parallelism.
+        optimizer: over the model's parameters.
+        scheduler: of the optimizer.
+        loader: has ``state()`` and ``seek()`` if it can be resumed.
+        grad_scaler: for float16.
+        seed: the run's.
+        thing_classes: names, in the order of the model's outputs.
+        dataset_ids: category ids of the data set, in the same order.
+        recipe: what `recipe_text` gives.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scheduler: LRMultiplier
+    loader: Any
+    grad_scaler: torch.amp.GradScaler | None
+    seed: int
+    thing_classes: Sequence[str]
+    dataset_ids: Sequence[int]
+    recipe: str
+
+    def collect(self, trainer: Trainer) -> dict[str, Any]:
+        """The state after the trainer's current iteration; called on every rank."""
+        rng = comm.gather(random_state.capture())
+        state: dict[str, Any] = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "iteration": trainer.iter,
+            "vitdet_d2": {
+                "schema": SCHEMA,
+                "thing_classes": list(self.thing_classes),
+                "dataset_ids": [int(i) for i in self.dataset_ids],
+                "recipe": self.recipe,
+                "seed": self.seed,
+                "world_size": comm.get_world_size(),
+            },
+            "rng": rng,
+            "metrics": _recent_metrics(trainer.storage),
+        }
+        if hasattr(self.loader, "state"):
+            state["sampler"] = dict(self.loader.state())
+        if self.grad_scaler is not None:
+            state["grad_scaler"] = self.grad_scaler.state_dict()
+        return state
+
+    def restore(self, state: Mapping[str, Any]) -> int:
+        """Load a collected state, the random generators excepted.
+
+        Returns:
+            The iteration to continue with.
+
+        Raises:
+            RecipeError: the state belongs to other classes.
+            WeightsError: it does not fit the model or optimizer, or a part is missing.
+        """
+        missing = [
+            k for k in ("optimizer", "scheduler", "iteration", "vitdet_d2") if k not in state
+        ]
+        if missing:
+            raise WeightsError(f"checkpoint: no {', '.join(missing)}; it cannot be resumed")
+        self._require_same_classes(state["vitdet_d2"].get("thing_classes"))
+        _log_recipe_changes(state["vitdet_d2"].get("recipe", ""), self.recipe)
+        try:
+            self.model.load_state_dict(state["model"])
+            configured = [dict(g, params=None) for g in self.optimizer.param_groups]
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise WeightsError(
+                f"checkpoint: does not fit this recipe, was the recipe changed? {reason}"
+            ) from error
+        _warn_of_other_rates(configured, self.optimizer)
+        self.scheduler.load_state_dict(state["scheduler"])
+        # The saved rate follows from the schedule; with another max_iter it would be wrong.
+        for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_lr(), strict=True):
+            group["lr"] = rate
+        if self.grad_scaler is not None and "grad_scaler" in state:
+            self.grad_scaler.load_state_dict(state["grad_scaler"])
+        start_iter = int(state["iteration"]) + 1
+        self._seek(start_iter, state.get("sampler"))
+        return start_iter
+
+    def _seek(self, start_iter: int, saved: Mapping[str, int] | None) -> None:
+        if not hasattr(self.loader, "seek"):
+            return
+        if saved is not None and saved["seed"] != self.loader.state()["seed"]:
+            logger.warning(
+                "The train loader's seed is %s, the checkpoint's %s: other data from here on",
+                self.loader.state()["seed"],
+                saved["seed"],
+            )
+        self.loader.seek(start_iter)
+
+    def _require_same_classes(self, saved: Sequence[str] | None) -> None:
+        current = list(self.thing_classes)
+        if saved is None or not current or list(saved) == current:
+            return
+        raise RecipeError(
+            f"--resume: the checkpoint has {len(saved)} classes ({_shown(saved)}), the data set "
+            f"{len(current)} ({_shown(current)}); use the same data, or start a new run with "
+            "train.init_checkpoint"
+        )
+
+
+def restore_rng(state: Mapping[str, Any], seed: int) -> None:
+    """Put this rank's generators where they were; the last thing before training continues.
+
+    With another number of processes there is no such state: the generators are seeded anew.
+    """
+    states = state.get("rng") or []
+    if len(states) == comm.get_world_size():
+        random_state.restore(states[comm.get_rank()])
+        return
+    logger.warning(
+        "The checkpoint was written by %d processes, these are %d: the data continues in the same "
+        "order, but the weights will not be those of an uninterrupted run",
+        len(states),
+        comm.get_world_size(),
+    )
+    random_state.seed_everything(seed + comm.get_rank() + int(state["iteration"]) + 1)
+
+
+def restore_metrics(storage: EventStorage, state: Mapping[str, Any]) -> None:
+    """Give the smoothed metrics the history they look back on."""
+    for name, values in state.get("metrics", {}).items():
+        for value, iteration in values:
+            storage.put_scalar(name, value, cur_iter=iteration)
+
+
+def _recent_metrics(storage: EventStorage) -> dict[str, list[tuple[float, int]]]:
+    hints = storage.smoothing_hints()
+    return {
+        name: [(float(v), int(i)) for v, i in history.values()[-METRICS_WINDOW:]]
+        for name, history in storage.histories().items()
+        if hints[name]
+    }
+
+
+def manifest_meta(parts: TrainingParts) -> dict[str, Any]:
+    """What a checkpoint's manifest says beside its size and hash."""
+    return {
+        "world_size": comm.get_world_size(),
+        "config_sha256": hashlib.sha256(parts.recipe.encode()).hexdigest(),
+        "thing_classes": list(parts.thing_classes),
+        "versions": {
+            "vitdet_d2": vitdet_d2.__version__,
+            "detectron2": detectron2.__version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def recipe_text(cfg: DictConfig) -> str:
+    """The recipe as JSON, references unresolved, classes and functions by their names."""
+    plain = OmegaConf.to_container(cfg, resolve=False)
+    return json.dumps(plain, sort_keys=True, default=_by_name)
+
+
+def _by_name(value: Any) -> str:
+    name = getattr(value, "__qualname__", None)
+    return f"{value.__module__}.{name}" if name else str(value)
+
+
+def _log_recipe_changes(old: str, new: str) -> None:
+    try:
+        before, after = _flat(json.loads(old)), _flat(json.loads(new))
+    except ValueError:
+        return
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key):
+            logger.info("Recipe changed: %s: %s -> %s", key, before.get(key), after.get(key))
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        flat: dict[str, Any] = {}
+        for key, item in value.items():
+            flat.update(_flat(item, f"{prefix}.{key}" if prefix else str(key)))
+        return flat
+    return {prefix: value}
+
+
+def _warn_of_other_rates(
+    configured: Sequence[Mapping[str, Any]], optimizer: torch.optim.Optimizer
+) -> None:
+    for key in ("initial_lr", "weight_decay"):
+        asked = sorted({g[key] for g in configured if key in g})
+        kept = sorted({g[key] for g in optimizer.param_groups if key in g})
+        if asked != kept:
+            logger.warning("A resumed run keeps its %s: %s, not %s", key, kept[:3], asked[:3])
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
