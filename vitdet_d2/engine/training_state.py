@@ -44,7 +44,7 @@ class TrainingParts:
         model: not wrapped for data parallelism.
         optimizer: over the model's parameters.
         scheduler: of the optimizer.
-        loader: has ``state()`` and ``seek()`` if it can be resumed.
+        loader: has ``state()``, ``restore()`` and ``seek()`` if it can be resumed.
         grad_scaler: for float16.
         seed: the run's.
         thing_classes: names, in the order of the model's outputs.
@@ -94,12 +94,11 @@ class TrainingParts:
             The iteration to continue with.
 
         Raises:
-            RecipeError: the state belongs to other classes.
+            RecipeError: the state belongs to other classes or to another batch size.
             WeightsError: it does not fit the model or optimizer, or a part is missing.
         """
-        missing = [
-            k for k in ("optimizer", "scheduler", "iteration", "vitdet_d2") if k not in state
-        ]
+        needed = ("optimizer", "scheduler", "iteration", "vitdet_d2")
+        missing = [key for key in needed if key not in state]
         if missing:
             raise WeightsError(f"checkpoint: no {', '.join(missing)}; it cannot be resumed")
         self._require_same_classes(state["vitdet_d2"].get("thing_classes"))
@@ -125,15 +124,14 @@ class TrainingParts:
         return start_iter
 
     def _seek(self, start_iter: int, saved: Mapping[str, int] | None) -> None:
-        if not hasattr(self.loader, "seek"):
-            return
-        if saved is not None and saved["seed"] != self.loader.state()["seed"]:
-            logger.warning(
-                "The train loader's seed is %s, the checkpoint's %s: other data from here on",
-                self.loader.state()["seed"],
-                saved["seed"],
-            )
-        self.loader.seek(start_iter)
+        """Bring the loader to the next batch, by its own record where there is one."""
+        if saved is not None and hasattr(self.loader, "restore"):
+            try:
+                self.loader.restore(dict(saved))
+            except ValueError as error:
+                raise RecipeError(f"--resume: dataloader.train: {error}") from error
+        elif hasattr(self.loader, "seek"):
+            self.loader.seek(start_iter)
 
     def _require_same_classes(self, saved: Sequence[str] | None) -> None:
         current = list(self.thing_classes)

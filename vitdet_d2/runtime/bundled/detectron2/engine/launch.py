@@ -85,7 +85,11 @@ def _run_process(
     args: tuple[Any, ...],
     timeout: timedelta,
 ) -> None:
-    """Join the process group, then call the function."""
+    """Join the process group, then call the function.
+
+    Raises:
+        ValueError: more processes than GPUs.
+    """
     on_gpu = torch.cuda.is_available()
     if on_gpu and num_per_machine > torch.cuda.device_count():
         raise ValueError(
