@@ -2,7 +2,7 @@
 """Detection backbones: modules that turn an image into feature maps."""
 
 from vitdet_d2.backbones.registration import register_backbones
-from vitdet_d2.backbones.sizes import VIT_SIZES, ViTSize
+from vitdet_d2.backbones.sizes import VIT_SIZES, ViTSize, vit_arguments
 from vitdet_d2.backbones.vit import ViT
 
-__all__ = ["VIT_SIZES", "ViT", "ViTSize", "register_backbones"]
+__all__ = ["VIT_SIZES", "ViT", "ViTSize", "register_backbones", "vit_arguments"]

@@ -32,7 +32,7 @@ NOT_IN_VIT_OPTIONS = frozenset({"norm_layer", "act_layer", "in_chans"})
 NOT_IN_SFP_OPTIONS = frozenset({"net", "in_feature", "top_block"})
 
 
-def build_vit_backbone(cfg: Any, input_shape: ShapeSpec) -> ViT:  # noqa: ANN401
+def build_vit_backbone(cfg: Any, input_shape: ShapeSpec) -> ViT:
     """Build a plain ViT from a yacs configuration.
 
     Args:
@@ -46,11 +46,12 @@ def build_vit_backbone(cfg: Any, input_shape: ShapeSpec) -> ViT:  # noqa: ANN401
         ValueError: an option is none of `ViT`.
     """
     options = _options(ViT, cfg.MODEL.VIT, "MODEL.VIT", NOT_IN_VIT_OPTIONS)
+    assert input_shape.channels is not None, "build_backbone states the channels of the images"
     return ViT(in_chans=input_shape.channels, **options)
 
 
 def build_vit_simple_feature_pyramid_backbone(
-    cfg: Any,  # noqa: ANN401
+    cfg: Any,
     input_shape: ShapeSpec,
 ) -> SimpleFeaturePyramid:
     """Build a plain ViT with its feature pyramid from a yacs configuration.
@@ -94,7 +95,17 @@ def register_backbones() -> None:
 def _options(
     target: type, given: Mapping[str, Any], where: str, excluded: frozenset[str]
 ) -> dict[str, Any]:
-    """Return constructor arguments from upper-case options."""
+    """Return constructor arguments from upper-case options.
+
+    Args:
+        target: the class to construct.
+        given: options, in upper case.
+        where: what the options are called in the configuration.
+        excluded: arguments that are no options.
+
+    Raises:
+        ValueError: an option is unknown.
+    """
     known = {name.upper(): name for name in inspect.signature(target).parameters}
     known = {option: name for option, name in known.items() if name not in excluded}
     unknown = sorted(set(given) - set(known))

@@ -7,7 +7,8 @@ ViTDet, arXiv 2203.16527, section 3 (four evenly spaced blocks, the last of each
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 # The paper's "even" placement of global (or convolutional) blocks.
 NUM_GLOBAL_BLOCKS = 4
@@ -40,3 +41,21 @@ VIT_SIZES = {
     "l": ViTSize(embed_dim=1024, depth=24, num_heads=16),
     "h": ViTSize(embed_dim=1280, depth=32, num_heads=16),
 }
+
+
+def vit_arguments(size: str) -> dict[str, int | Sequence[int]]:
+    """Return the arguments of `ViT` that differ between the sizes.
+
+    Args:
+        size: a name in the table, such as ``"b"``.
+
+    Returns:
+        ``embed_dim``, ``depth``, ``num_heads`` and ``window_block_indexes``.
+
+    Raises:
+        ValueError: the table has no such name.
+    """
+    if size not in VIT_SIZES:
+        raise ValueError(f"size: expected one of {', '.join(VIT_SIZES)}, got {size!r}")
+    chosen = VIT_SIZES[size]
+    return {**asdict(chosen), "window_block_indexes": list(chosen.window_block_indexes)}

@@ -37,8 +37,9 @@ Terms = tuple[Tensor, Tensor]
 CHUNK_ELEMENTS = 1 << 23
 
 # Longest sequence whose N x N map is kept for the backward pass on the CPU, where SDPA has no fused
-# kernel for a mask with gradient. Measured, augmented against chunked, forward and backward, ms:
-# 196 tokens 270 / 222, 400 tokens 18 / 13, 1600 tokens 351 / 280, 4096 tokens 2103 / 2618 (explicit).
+# kernel for a mask with gradient. Measured, forward and backward, ms, augmented / chunked:
+# 196 tokens 270 / 222, 400 tokens 18 / 13, 1600 tokens 351 / 280;
+# augmented / explicit: 4096 tokens 2103 / 2618.
 CPU_TRAINING_TOKENS = 2048
 
 

@@ -20,7 +20,7 @@ from vitdet_d2.layers.window_partition import window_partition, window_unpartiti
 class Attention(nn.Module):
     """Self-attention with decomposed relative positions.
 
-    Parameters: ``qkv``, ``proj``, and ``rel_pos_h``, ``rel_pos_w`` where relative positions are used.
+    Parameters: ``qkv``, ``proj``, and with relative positions ``rel_pos_h`` and ``rel_pos_w``.
     Attribute ``method`` chooses how the same numbers are computed, see `vitdet_d2.layers.attend`.
     """
 
@@ -88,7 +88,8 @@ class Attention(nn.Module):
             return self.proj(self._attend(qkv))
         windows, pad_hw = window_partition(qkv, self.window_size, fill=self.qkv.bias)
         out = self._attend(windows)
-        return self.proj(window_unpartition(out, self.window_size, pad_hw, x.shape[1:3]))
+        hw = (x.shape[1], x.shape[2])
+        return self.proj(window_unpartition(out, self.window_size, pad_hw, hw))
 
     def _attend(self, qkv: Tensor) -> Tensor:
         """Map ``(B, H, W, 3 * C)`` to ``(B, H, W, C)``."""

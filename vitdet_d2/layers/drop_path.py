@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Stochastic depth: leave out a residual branch, one draw per sample.
 
-Source: Huang et al., "Deep Networks with Stochastic Depth", arXiv 1603.09382; equals timm `DropPath`.
+Source: "Deep Networks with Stochastic Depth", arXiv 1603.09382; equals timm `DropPath`.
 """
 
 from __future__ import annotations

@@ -35,5 +35,5 @@ class PatchEmbed(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images ``(B, in_chans, H, W)`` to tokens ``(B, H / stride, W / stride, embed_dim)``."""
+        """Map images ``(B, in_chans, H, W)`` to tokens ``(B, h, w, embed_dim)``."""
         return self.proj(x).permute(0, 2, 3, 1)  # (B, C, h, w) -> (B, h, w, C)

@@ -59,7 +59,7 @@ def decomposed_terms(
 
 
 def spread_over_keys(rel_h: Tensor, rel_w: Tensor) -> Tensor:
-    """Return the full additive bias ``(B, heads, N, H * W)`` of terms ``(..., N, H)``, ``(..., N, W)``.
+    """Return the additive bias ``(..., N, H * W)`` of terms ``(..., N, H)`` and ``(..., N, W)``.
 
     This is the ``N x H * W`` tensor that fast paths avoid.
     """

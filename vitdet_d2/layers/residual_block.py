@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import fvcore.nn.weight_init as weight_init
-from detectron2.layers import Conv2d, get_norm
+from detectron2.layers import Conv2d
 from torch import Tensor, nn
+
+from vitdet_d2.layers.norm import channel_norm
 
 
 class ResBottleneckBlock(nn.Module):
@@ -40,18 +42,18 @@ class ResBottleneckBlock(nn.Module):
         """
         super().__init__()
         self.conv1 = Conv2d(in_channels, bottleneck_channels, 1, bias=False)
-        self.norm1 = get_norm(norm, bottleneck_channels)
+        self.norm1 = channel_norm(norm, bottleneck_channels)
         self.act1 = act_layer()
         self.conv2 = Conv2d(bottleneck_channels, bottleneck_channels, 3, padding=1, bias=False)
-        self.norm2 = get_norm(norm, bottleneck_channels)
+        self.norm2 = channel_norm(norm, bottleneck_channels)
         self.act2 = act_layer()
         self.conv3 = Conv2d(bottleneck_channels, out_channels, 1, bias=False)
-        self.norm3 = get_norm(norm, out_channels)
+        self.norm3 = channel_norm(norm, out_channels)
         for conv in (self.conv1, self.conv2, self.conv3):
             weight_init.c2_msra_fill(conv)
-        for layer, weight in ((self.norm1, 1.0), (self.norm2, 1.0), (self.norm3, 0.0)):
-            nn.init.constant_(layer.weight, weight)
-            nn.init.zeros_(layer.bias)
+        for layer, value in ((self.norm1, 1.0), (self.norm2, 1.0), (self.norm3, 0.0)):
+            nn.init.constant_(layer.get_parameter("weight"), value)
+            nn.init.zeros_(layer.get_parameter("bias"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(B, C, H, W)`` to the same shape."""

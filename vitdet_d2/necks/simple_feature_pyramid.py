@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling.backbone.backbone import Backbone
 from torch import Tensor, nn
+
+from vitdet_d2.layers.norm import channel_norm
 
 
 class SimpleFeaturePyramid(Backbone):
@@ -50,14 +53,17 @@ class SimpleFeaturePyramid(Backbone):
 
         Raises:
             TypeError: ``net`` is no Detectron2 backbone.
-            ValueError: a scale factor is not supported, or they do not halve from one to the next.
+            ValueError: a scale factor is not supported, or they do not halve from one to the next,
+                or the backbone does not state the shape of the map.
         """
         super().__init__()
         if not isinstance(net, Backbone):
             raise TypeError(f"net: expected a detectron2 Backbone, got {type(net).__name__}")
         shape = net.output_shape()[in_feature]
+        if shape.channels is None or shape.stride is None:
+            raise ValueError(f"net: expected channels and stride of {in_feature!r}, got {shape}")
         strides = [int(shape.stride / scale) for scale in scale_factors]
-        for finer, coarser in zip(strides, strides[1:], strict=False):
+        for finer, coarser in pairwise(strides):
             if coarser != 2 * finer:
                 raise ValueError(
                     f"scale_factors: expected each to be half of the one before, "
@@ -73,7 +79,9 @@ class SimpleFeaturePyramid(Backbone):
         self.in_feature = in_feature
         self.top_block = top_block
         if top_block is not None:
-            levels += range(levels[-1] + 1, levels[-1] + 1 + top_block.num_levels)
+            num_extra = top_block.num_levels
+            assert isinstance(num_extra, int), "a top block counts its levels"
+            levels += range(levels[-1] + 1, levels[-1] + 1 + num_extra)
         self._out_features = [f"p{level}" for level in levels]
         self._out_feature_strides = {f"p{level}": 2**level for level in levels}
         self._out_feature_channels = dict.fromkeys(self._out_features, out_channels)
@@ -106,19 +114,29 @@ class SimpleFeaturePyramid(Backbone):
         source = maps[self.in_feature]
         levels = [self.get_submodule(name)(source) for name in self._stage_names]
         if self.top_block is not None:
-            name = self.top_block.in_feature
+            name = str(self.top_block.in_feature)
             top_input = maps[name] if name in maps else levels[self._out_features.index(name)]
             levels.extend(self.top_block(top_input))
         return dict(zip(self._out_features, levels, strict=True))
 
 
 def _make_stage(dim: int, out_channels: int, scale: float, norm: str) -> nn.Sequential:
-    """Build one level from a map of ``dim`` channels."""
+    """Build one level.
+
+    Args:
+        dim: channels of the map that it starts from.
+        out_channels: channels of the level.
+        scale: size of the level relative to that map.
+        norm: norm of the convolutions.
+
+    Raises:
+        ValueError: the scale is not supported.
+    """
     layers: list[nn.Module]
     if scale == 4.0:
         layers = [
             nn.ConvTranspose2d(dim, dim // 2, kernel_size=2, stride=2),
-            get_norm(norm, dim // 2),
+            channel_norm(norm, dim // 2),
             nn.GELU(),
             nn.ConvTranspose2d(dim // 2, dim // 4, kernel_size=2, stride=2),
         ]

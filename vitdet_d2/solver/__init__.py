@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What optimisers of the recipes need beyond Detectron2's own parts."""
 
-from vitdet_d2.solver.layer_decay import get_vit_lr_decay_rate
+from vitdet_d2.solver.layer_decay import get_vit_lr_decay_rate, layer_decay
 
-__all__ = ["get_vit_lr_decay_rate"]
+__all__ = ["get_vit_lr_decay_rate", "layer_decay"]

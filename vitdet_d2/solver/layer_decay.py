@@ -8,6 +8,8 @@ detectron2/modeling/backbone/vit.py.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import partial
 
 _BLOCK = re.compile(r"\.blocks\.(\d+)\.")
 
@@ -20,7 +22,7 @@ def get_vit_lr_decay_rate(name: str, lr_decay_rate: float = 1.0, num_layers: int
     convolutional residual blocks inside the ViT.
 
     Args:
-        name: the parameter's name in the detector, such as ``backbone.net.blocks.3.attn.qkv.weight``.
+        name: the parameter's name in the detector, such as ``backbone.net.blocks.3.norm1.bias``.
         lr_decay_rate: factor from one layer to the one before it, in ``(0, 1]``.
         num_layers: number of blocks of the ViT.
 
@@ -34,3 +36,20 @@ def get_vit_lr_decay_rate(name: str, lr_decay_rate: float = 1.0, num_layers: int
         elif (block := _BLOCK.search(name)) and ".residual." not in name:
             layer = int(block[1]) + 1
     return lr_decay_rate ** (num_layers + 1 - layer)
+
+
+def layer_decay(lr_decay_rate: float, num_layers: int) -> Callable[[str], float]:
+    """Return the factor as a function of the parameter's name alone.
+
+    Recipes name this function in a `LazyCall`, so that both numbers can be overridden and saved.
+
+    Args:
+        lr_decay_rate: factor from one layer to the one before it, in ``(0, 1]``.
+        num_layers: number of blocks of the ViT.
+
+    Raises:
+        ValueError: the rate lies outside its range.
+    """
+    if not 0.0 < lr_decay_rate <= 1.0:
+        raise ValueError(f"lr_decay_rate: expected 0 < lr_decay_rate <= 1, got {lr_decay_rate}")
+    return partial(get_vit_lr_decay_rate, lr_decay_rate=lr_decay_rate, num_layers=num_layers)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""COCO with large-scale jitter, the data of the ViTDet recipes.
+
+`data.image_size` is the one place of the image size, `data.{flip_prob,min_scale,max_scale}` of the
+augmentation. The values are those of Detectron2's `common/coco_loader_lsj.py`.
+
+Source: large-scale jitter: "Simple Copy-Paste", arXiv 2012.07177, section 3.
+"""
+
+import detectron2.data.transforms as T
+from detectron2.config import LazyCall as L
+from detectron2.data import (
+    DatasetMapper,
+    build_detection_test_loader,
+    get_detection_dataset_dicts,
+)
+from omegaconf import OmegaConf
+
+from vitdet_d2.data.loader import build_detection_train_loader
+from vitdet_d2.evaluation import COCOEvaluator
+
+data = {
+    "train_json": None,  # null: the registered data sets below, from $DETECTRON2_DATASETS
+    "train_images": None,
+    "val_json": None,
+    "val_images": None,
+    "keep_empty": False,  # whether images without objects are trained on
+    "image_size": 1024,  # side of the square, in pixels
+    "flip_prob": 0.5,
+    "min_scale": 0.1,  # of the jitter, relative to image_size
+    "max_scale": 2.0,
+}
+
+_SIZE = "${data.image_size}"
+
+dataloader = OmegaConf.create()
+
+dataloader.train = L(build_detection_train_loader)(
+    dataset=L(get_detection_dataset_dicts)(names="coco_2017_train"),
+    mapper=L(DatasetMapper)(
+        is_train=True,
+        augmentations=[
+            L(T.RandomFlip)(horizontal=True, prob="${data.flip_prob}"),
+            L(T.ResizeScale)(
+                min_scale="${data.min_scale}",
+                max_scale="${data.max_scale}",
+                target_height=_SIZE,
+                target_width=_SIZE,
+            ),
+            L(T.FixedSizeCrop)(crop_size=(_SIZE, _SIZE), pad=False),
+        ],
+        image_format="RGB",
+        use_instance_mask=True,
+        recompute_boxes=True,  # the crop cuts objects
+    ),
+    total_batch_size=64,
+    num_workers=4,
+)
+
+dataloader.test = L(build_detection_test_loader)(
+    dataset=L(get_detection_dataset_dicts)(names="coco_2017_val", filter_empty=False),
+    mapper=L(DatasetMapper)(
+        is_train=False,
+        augmentations=[L(T.ResizeShortestEdge)(short_edge_length=_SIZE, max_size=_SIZE)],
+        image_format="${...train.mapper.image_format}",
+    ),
+    num_workers=4,
+)
+
+dataloader.evaluator = L(COCOEvaluator)(dataset_name="${..test.dataset.names}")

@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of the training loop; Detectron2's defaults, apart from mixed precision and device."""
+
+train = {
+    "output_dir": "./output",
+    "init_checkpoint": "",
+    "max_iter": 90000,
+    "amp": {"enabled": True, "dtype": "bf16"},  # switched off on the CPU
+    "ddp": {
+        "broadcast_buffers": False,
+        "find_unused_parameters": False,
+        "fp16_compression": False,
+    },
+    "checkpointer": {"period": 5000, "max_to_keep": 100},
+    "eval_period": 5000,
+    "log_period": 20,
+    "device": "auto",
+    "seed": -1,  # negative: drawn at the start
+}
