@@ -19,6 +19,7 @@ from detectron2.modeling.roi_heads import (
     ROIHeads,
     StandardROIHeads,
 )
+
 from vitdet_d2.runtime.absent import absent_attribute
 
 __all__ = [
@@ -46,5 +47,5 @@ __all__ = [
 _absent = absent_attribute(__name__)
 
 
-def __getattr__(name: str) -> Any:  # noqa: N807  (a module's hook has this name)
+def __getattr__(name: str) -> Any:
     return getattr(vit, name) if name in vit.__all__ else _absent(name)

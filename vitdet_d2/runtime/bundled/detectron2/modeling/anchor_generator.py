@@ -47,7 +47,11 @@ class BufferList(nn.Module):
 
 
 def _one_list_per_feature(value: Any, num_features: int, name: str) -> list[list[float]]:
-    """Repeat one list of numbers for every feature map, or check that there is one per map."""
+    """Repeat one list of numbers for every feature map, or check that there is one per map.
+
+    Raises:
+        ValueError: no list, or another number of lists.
+    """
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) == 0:
         raise ValueError(f"{name}: expected a non-empty list of numbers or of lists, got {value!r}")
     nested = [list(v) for v in value] if isinstance(value[0], Sequence) else [list(value)]

@@ -9,6 +9,7 @@ from detectron2.modeling.backbone import vit
 from detectron2.modeling.backbone.backbone import Backbone
 from detectron2.modeling.backbone.build import BACKBONE_REGISTRY
 from detectron2.modeling.backbone.fpn import FPN
+
 from vitdet_d2.runtime.absent import absent_attribute
 
 __all__ = [
@@ -23,5 +24,5 @@ __all__ = [
 _absent = absent_attribute(__name__)
 
 
-def __getattr__(name: str) -> Any:  # noqa: N807  (a module's hook has this name)
+def __getattr__(name: str) -> Any:
     return getattr(vit, name) if name in vit.__all__ else _absent(name)

@@ -22,7 +22,7 @@ _HOMES = {
 _absent = absent_attribute(__name__)
 
 
-def __getattr__(name: str) -> Any:  # noqa: N807  (a module's hook has this name)
+def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         return _absent(name)
     return getattr(import_module(_HOMES[name]), name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from detectron2.modeling.meta_arch.build import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
+
 from vitdet_d2.runtime.absent import absent_attribute
 
 __all__ = ["META_ARCH_REGISTRY", "GeneralizedRCNN"]

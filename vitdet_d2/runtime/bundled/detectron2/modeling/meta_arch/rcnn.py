@@ -145,7 +145,11 @@ class GeneralizedRCNN(nn.Module):
         features: Mapping[str, Tensor],
         targets: Sequence[Instances] | None,
     ) -> tuple[list[Instances], dict[str, Tensor]]:
-        """Return the proposals of every image and the losses of making them."""
+        """Return the proposals of every image and the losses of making them.
+
+        Raises:
+            ValueError: there is no generator, and an input has no proposals.
+        """
         if self.proposal_generator is not None:
             return self.proposal_generator(images, features, targets)
         if not all("proposals" in x for x in batched_inputs):

@@ -11,6 +11,7 @@ Source: Faster R-CNN, arXiv 1506.01497, section 3; equals detectron2 ``proposal_
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -68,7 +69,7 @@ class StandardRPNHead(nn.Module):
             )
         convs = [
             Conv2d(before, after, kernel_size=3, padding=1, activation=nn.ReLU())
-            for before, after in zip(widths[:-1], widths[1:], strict=True)
+            for before, after in pairwise(widths)
         ]
         if len(convs) == 1:  # the key of a single convolution has no number
             self.conv: nn.Module = convs[0]

@@ -16,6 +16,7 @@ from detectron2.modeling.roi_heads.roi_heads import (
     StandardROIHeads,
     select_foreground_proposals,
 )
+
 from vitdet_d2.runtime.absent import absent_attribute
 
 __all__ = [

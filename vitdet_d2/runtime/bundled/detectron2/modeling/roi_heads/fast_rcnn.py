@@ -281,7 +281,8 @@ class FastRCNNOutputLayers(nn.Module):
         num_missing = num_fed_loss_classes - len(present)
         if num_missing <= 0:
             return present
-        chances = F.pad(weight.float(), (0, 1))  # background is never drawn
+        chances = torch.zeros(num_classes + 1, device=weight.device)  # background is never drawn
+        chances[:num_classes] = weight
         chances[present] = 0
         return torch.cat([present, torch.multinomial(chances, num_missing)])
 

@@ -41,7 +41,11 @@ def _masks_of_classes(logits: Tensor, classes: Sequence[Tensor]) -> Tensor:
 
 
 def _mask_targets(instances: Sequence[Instances], side: int, device: torch.device) -> Tensor:
-    """Crop the ground-truth masks to the boxes: ``(B, S, S)`` bool."""
+    """Crop the ground-truth masks to the boxes: ``(B, S, S)`` bool.
+
+    Raises:
+        ValueError: an image has objects without masks.
+    """
     targets = []
     for x in instances:
         if not x.has("gt_masks"):
