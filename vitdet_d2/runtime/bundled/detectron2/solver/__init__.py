@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from detectron2.solver.build import get_default_optimizer_params
 from detectron2.solver.lr_scheduler import LRMultiplier, LRScheduler, WarmupParamScheduler
+
 from vitdet_d2.runtime.absent import absent_attribute
 
 __all__ = [
