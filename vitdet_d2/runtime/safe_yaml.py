@@ -44,7 +44,10 @@ _FLOAT = re.compile(
 )
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 # Detectron2 writes tuples with this tag, which constructs nothing dangerous.
-_Loader.add_constructor("tag:yaml.org,2002:python/tuple", yaml.SafeLoader.construct_yaml_seq)
+_Loader.add_constructor(
+    "tag:yaml.org,2002:python/tuple",
+    lambda loader, node: loader.construct_sequence(node, deep=True),
+)
 
 
 def load_yaml(text: str, source: str) -> Any:

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run, from parsed arguments to its end: recipe, processes, folder, training or evaluation.
+
+The recipe is loaded once before processes are started, so that a mistake in it costs seconds, and
+again in each of them, since a recipe may hold what cannot be sent to another process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+from omegaconf import DictConfig
+
+import vitdet_d2
+from vitdet_d2 import runtime
+from vitdet_d2.engine.arguments import RunArguments
+from vitdet_d2.engine.launch import Plan, launch, make_plan
+from vitdet_d2.engine.recipe_json import changes, to_json
+from vitdet_d2.engine.recipes import load_recipe, save_resolved
+from vitdet_d2.engine.run_folder import claim
+from vitdet_d2.errors import RecipeError, UserError
+
+logger = logging.getLogger(__name__)
+
+
+def run(arguments: RunArguments) -> None:
+    """Train or evaluate as asked.
+
+    Args:
+        arguments: of the command line.
+
+    Raises:
+        UserError: something that the user can cure.
+        StoppedBySignal: the run was stopped, and saved before.
+    """
+    plan = make_plan(arguments)
+    if plan.world_size > 1 and not plan.by_torchrun:
+        resolve(arguments, plan)
+    launch(plan, run_rank, (arguments, plan))
+
+
+def resolve(arguments: RunArguments, plan: Plan) -> DictConfig:
+    """Return the recipe as it will run.
+
+    Args:
+        arguments: of the command line.
+        plan: the processes.
+
+    Raises:
+        RecipeError: of ``load_recipe``; or recipe and command line disagree about the device.
+    """
+    cfg = load_recipe(arguments.config_file, arguments.overrides, eval_only=arguments.eval_only)
+    if arguments.weights is not None:
+        cfg.train.init_checkpoint = arguments.weights
+    choose_device(cfg, arguments, plan)
+    return cfg
+
+
+def choose_device(cfg: DictConfig, arguments: RunArguments, plan: Plan) -> str:
+    """Return what this process computes on.
+
+    Args:
+        cfg: the recipe; reads ``train.device``.
+        arguments: of the command line.
+        plan: the processes.
+
+    Raises:
+        RecipeError: recipe and command line contradict each other.
+    """
+    wanted = str(cfg.train.device)
+    kind = wanted.partition(":")[0]
+    if kind not in ("auto", "cuda", "cpu"):
+        raise RecipeError(f"train.device must be auto, cuda or cpu, got {wanted!r}")
+    if kind == "cpu" and plan.device == "cuda":
+        if arguments.num_gpus:
+            raise RecipeError(
+                f"train.device=cpu contradicts --num-gpus {arguments.num_gpus}; give one of them"
+            )
+        if plan.world_size > 1:
+            raise RecipeError("train.device=cpu under torchrun needs --num-gpus 0 as well")
+        return "cpu"
+    # "cuda" is the default of Detectron2's recipes, and no promise that there is one.
+    return plan.device
+
+
+def run_rank(arguments: RunArguments, plan: Plan) -> None:
+    """Do this process' share of a run.
+
+    Args:
+        arguments: of the command line.
+        plan: the processes.
+
+    Raises:
+        UserError: on every process, where one of them or the folder has a fault.
+    """
+    cfg = resolve(arguments, plan)
+    device = choose_device(cfg, arguments, plan)
+    if arguments.eval_only:
+        from vitdet_d2.engine.evaluate import do_eval
+
+        cfg.train.device = device
+        start_logging(cfg.train.output_dir)
+        do_eval(cfg)
+        return
+    from vitdet_d2.engine.train import do_train
+
+    with _claimed_folder(cfg, arguments) as folder:
+        cfg.train.output_dir = str(folder)
+        start_logging(str(folder))
+        if comm.is_main_process():
+            _record(cfg, folder, arguments)
+        cfg.train.device = device  # after saving: the next run may be on another machine
+        do_train(cfg, resume=arguments.resume)
+
+
+def start_logging(output_dir: str) -> None:
+    """Send the messages of this process to the terminal (rank 0) and to ``log.txt``.
+
+    Args:
+        output_dir: the run folder; other ranks get files of their own.
+    """
+    for name in ("vitdet_d2", "detectron2", "fvcore"):
+        setup_logger(output_dir, comm.get_rank(), name=name, color=sys.stdout.isatty())
+
+
+def _record(cfg: DictConfig, folder: Path, arguments: RunArguments) -> None:
+    """Log what runs, and where; save the recipe, and tell what changed since the last start."""
+    logger.info("vitdet_d2 %s; detectron2: %s", vitdet_d2.__version__, runtime.current())
+    logger.info("Recipe %s %s", arguments.config_file, " ".join(arguments.overrides))
+    logger.info("Run folder %s; processes: %d", folder, comm.get_world_size())
+    saved = folder / "config.json"
+    if saved.is_file():
+        with contextlib.suppress(ValueError):  # cut off by a crash of the file system
+            for change in changes(saved.read_text(encoding="utf-8"), to_json(cfg)):
+                logger.warning("Recipe changed since the last start: %s", change)
+    save_resolved(cfg, folder)
+
+
+@contextlib.contextmanager
+def _claimed_folder(cfg: DictConfig, arguments: RunArguments) -> Iterator[Path]:
+    """Claim the run folder on rank 0; every rank gets the same folder or the same error."""
+    with contextlib.ExitStack() as stack:
+        outcome: Path | UserError | None = None
+        if comm.is_main_process():
+            try:
+                claimed = claim(
+                    cfg.train.output_dir,
+                    arguments.resume,
+                    arguments.overwrite,
+                    arguments.auto_increment,
+                )
+                outcome = stack.enter_context(claimed)
+            except UserError as error:
+                outcome = error
+        outcome = comm.all_gather(outcome)[0]
+        if isinstance(outcome, UserError):
+            raise outcome
+        assert outcome is not None, "rank 0 has a folder or an error"
+        yield outcome
