@@ -46,7 +46,8 @@ def _detections(coco_gt: COCO, results: Sequence[Mapping[str, Any]], iou_type: s
     """Index results as COCO annotations; unlike ``COCO.loadRes``, none at all is fine."""
     if iou_type == "segm":
         # The area decides between small, medium and large: here that of the mask, not of the box.
-        areas = mask_util.area([r["segmentation"] for r in results]) if results else []
+        # One by one: pycocotools 2.0.11 overflows on lists of more than 255.
+        areas = [mask_util.area(r["segmentation"]) for r in results]
         keep = ("image_id", "category_id", "score", "segmentation")
     else:
         areas = [r["bbox"][2] * r["bbox"][3] for r in results]
