@@ -34,6 +34,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from ..errors import DataError
+from .cache import cache_folder
 from .digit_pictures import box_of, draw_picture
 
 # Part of the folder's name: raise it with every change of what is drawn or written.
@@ -83,12 +84,6 @@ class _Settings:
             val_json=folder / "annotations" / "instances_val.json",
             val_images=folder / "val",
         )
-
-
-def cache_root() -> Path:
-    """Folder of the digits data sets: ``$VITDET_D2_CACHE/digits``, by default below the home."""
-    cache = os.environ.get("VITDET_D2_CACHE") or "~/.cache/vitdet_d2"
-    return Path(cache).expanduser() / "digits"
 
 
 def build_digits(
@@ -149,7 +144,7 @@ def register_digits() -> None:
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     settings = _Settings(num_train=NUM_TRAIN, num_val=NUM_VAL, image_size=IMAGE_SIZE, seed=0)
-    paths = settings.paths(cache_root())
+    paths = settings.paths(cache_folder("digits"))
     files = {
         "digits_train": (paths.train_json, paths.train_images),
         "digits_val": (paths.val_json, paths.val_images),
@@ -176,7 +171,7 @@ class _Loader:
     def __call__(self) -> list[dict[str, Any]]:
         from detectron2.data.datasets import load_coco_json
 
-        paths = build_digits(cache_root())
+        paths = build_digits(cache_folder("digits"))
         if self.name == "digits_train":
             return load_coco_json(str(paths.train_json), str(paths.train_images), self.name)
         return load_coco_json(str(paths.val_json), str(paths.val_images), self.name)
@@ -312,7 +307,8 @@ def _write_split(
     (folder / split).mkdir()
     random = np.random.RandomState([settings.seed, 1 if split == "train" else 2])
     deck = _deal(members, random)
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id in range(1, num_images + 1):
         canvas, owner, used = draw_picture(samples, deck, random, settings.image_size)
         file_name = f"{image_id:06d}.jpg"
