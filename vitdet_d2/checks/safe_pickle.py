@@ -59,7 +59,7 @@ class DtypePlaceholder:
             copy: of no use for numbers.
 
         Raises:
-            UnpicklingError: it is no type of plain numbers.
+            pickle.UnpicklingError: it is no type of plain numbers.
         """
         text = spec.decode("ascii", "replace") if isinstance(spec, bytes) else str(spec)
         if not _DTYPE.fullmatch(text):
@@ -67,7 +67,11 @@ class DtypePlaceholder:
         self.value = np.dtype(text)
 
     def __setstate__(self, state: Any) -> None:
-        """Read the byte order: ``(version, order, None, None, None, -1, -1, 0)``."""
+        """Read the byte order: ``(version, order, None, None, None, -1, -1, 0)``.
+
+        Raises:
+            pickle.UnpicklingError: it is no type of plain numbers.
+        """
         if not isinstance(state, tuple) or len(state) < 5 or state[2:5] != (None, None, None):
             raise pickle.UnpicklingError("an array type with fields or subarrays")
         order = state[1].decode() if isinstance(state[1], bytes) else state[1]
@@ -90,7 +94,11 @@ class ArrayPlaceholder:
         self.value = np.empty(0)
 
     def __setstate__(self, state: Any) -> None:
-        """Read ``(version, shape, dtype, is_fortran, bytes)``; the version may be missing."""
+        """Read ``(version, shape, dtype, is_fortran, bytes)``; the version may be missing.
+
+        Raises:
+            pickle.UnpicklingError: it is no array of numbers.
+        """
         if not isinstance(state, tuple) or len(state) not in (4, 5):
             raise pickle.UnpicklingError("an array of an unknown format")
         shape, dtype, is_fortran, raw = state[-4:]
@@ -263,7 +271,11 @@ class _RestrictedUnpickler(pickle._Unpickler):  # type: ignore[name-defined, mis
         self._encoded_left = size
 
     def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        """Return the replacement of a name, or refuse it."""
+        """Return the replacement of a name.
+
+        Raises:
+            UnsafeNameError: the name has none.
+        """
         dotted = f"{module}.{name}"
         if dotted == "_codecs.encode":
             return self._encode
@@ -287,7 +299,11 @@ class _RestrictedUnpickler(pickle._Unpickler):  # type: ignore[name-defined, mis
     dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
 
     def load_build(self) -> None:
-        """Give state to a placeholder; attributes of dictionaries are of no use here."""
+        """Give state to a placeholder; attributes of dictionaries are of no use here.
+
+        Raises:
+            pickle.UnpicklingError: state for anything else.
+        """
         state = self.stack.pop()
         target = self.stack[-1]
         if isinstance(target, (ArrayPlaceholder, DtypePlaceholder)):

@@ -20,6 +20,7 @@ from vitdet_d2.errors import WeightsError
 
 Format = Literal["safetensors", "torch_zip", "torch_legacy", "pickle"]
 
+_CURE = "get the file again, and compare its size and checksum with the source's"
 _HEAD_BYTES = 512
 # First bytes of the pickled "magic number" with which torch < 1.6 begins a file.
 _TORCH_LEGACY_MAGIC = bytes.fromhex("8a0a6cfc9c46f9206aa85019")
@@ -123,27 +124,28 @@ def check_zip(path: str | os.PathLike[str]) -> None:
     Raises:
         WeightsError: the archive is cut off, damaged, compressed, or made for TorchScript.
     """
-    cure = "get the file again, and compare its size and checksum with the source's"
     try:
-        with zipfile.ZipFile(path) as archive:
-            records = archive.infolist()
-            if any(record.compress_type != zipfile.ZIP_STORED for record in records):
-                raise WeightsError(
-                    f"{path}: a compressed archive, not a weights file; unpack it, and give the "
-                    "file inside"
-                )
-            if any("/code/" in record.filename for record in records):
-                raise WeightsError(
-                    f"{path}: a TorchScript program, which cannot be read safely; give the "
-                    "checkpoint it was made from"
-                )
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
-        if isinstance(error, WeightsError):
-            raise
-        raise WeightsError(f"{path}: cut off or damaged ({error}); {cure}") from None
+        damaged = _first_damaged_record(path)
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise WeightsError(f"{path}: cut off or damaged ({error}); {_CURE}") from None
     if damaged is not None:
-        raise WeightsError(f"{path}: damaged, {damaged} does not match its checksum; {cure}")
+        raise WeightsError(f"{path}: damaged, {damaged} does not match its checksum; {_CURE}")
+
+
+def _first_damaged_record(path: str | os.PathLike[str]) -> str | None:
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+        if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+            raise WeightsError(
+                f"{path}: a compressed archive, not a weights file; unpack it, and give the file "
+                "inside"
+            )
+        if any("/code/" in record.filename for record in records):
+            raise WeightsError(
+                f"{path}: a TorchScript program, which cannot be read safely; give the checkpoint "
+                "it was made from"
+            )
+        return archive.testzip()
 
 
 def _read_torch(path: str | os.PathLike[str]) -> Any:
@@ -185,7 +187,4 @@ def _read_safetensors(path: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         return load_file(path, device="cpu")
     except (SafetensorError, OSError, ValueError) as error:
-        raise WeightsError(
-            f"{path}: cut off or damaged ({error}); get the file again, and compare its size and "
-            "checksum with the source's"
-        ) from None
+        raise WeightsError(f"{path}: cut off or damaged ({error}); {_CURE}") from None

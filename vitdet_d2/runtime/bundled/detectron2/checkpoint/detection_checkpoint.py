@@ -7,7 +7,6 @@ Source: the behaviour of detectron2 ``checkpoint/detection_checkpoint.py``.
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable
 from typing import IO, Any
 from urllib.parse import parse_qs, urlparse
@@ -149,7 +148,11 @@ class DetectionCheckpointer(Checkpointer):
 
 
 def _split_query(path: str) -> tuple[str, bool]:
-    """Separate ``?matching_heuristics=True`` from a path or address."""
+    """Separate ``?matching_heuristics=True`` from a path or address.
+
+    Raises:
+        ValueError: there is another query.
+    """
     parsed = urlparse(path)
     query = parse_qs(parsed.query)
     match = query.pop("matching_heuristics", ["False"]) == ["True"]
@@ -168,15 +171,12 @@ def _write_whole(path: str, write: Callable[[IO[bytes]], Any]) -> None:
     """
     folder = os.path.dirname(path) or "."
     os.makedirs(folder, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=os.path.basename(path) + ".tmp-", dir=folder)
+    temporary = f"{path}.tmp-{os.getpid()}"
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with open(temporary, "wb") as stream:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
-        # mkstemp makes private files; a checkpoint has the rights of any other new file.
-        os.umask(mask := os.umask(0))
-        os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
     except BaseException as error:
         if os.path.exists(temporary):

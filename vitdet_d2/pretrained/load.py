@@ -1,0 +1,276 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loading ``train.init_checkpoint`` into a detector, with every tensor accounted for.
+
+Vocabulary:
+    encoder: the weights of a bare plain ViT, named as MAE names them (``pos_embed``,
+        ``patch_embed.proj.weight``, ``blocks.N...``).
+    detector: weights with the names of the model's own state dict.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vitdet_d2.errors import WeightsError
+from vitdet_d2.pretrained.positions import resize_positions
+from vitdet_d2.pretrained.reader import read_weights
+from vitdet_d2.pretrained.report import LoadReport, Shape, summarise
+
+__all__ = ["LoadReport", "load_init_checkpoint"]
+
+logger = logging.getLogger(__name__)
+
+# Below this share of a backbone's tensors the file belongs to another model.
+MIN_BACKBONE_SHARE = 0.95
+
+_STEM = "patch_embed.proj.weight"
+# What pre-training leaves in a file and detection has no use for.
+_PRETRAINING_ONLY = re.compile(
+    r"cls_token|mask_token|(norm|fc_norm|head|decoder\w*)\..*|decoder_pos_embed"
+)
+# What fine-tuning adds to an encoder. The additions start at zero, hence change nothing at first.
+_ADDED_BY_DETECTION = re.compile(r"\.rel_pos_[hw]$|\.residual\.")
+_RELATIVE_POSITIONS = re.compile(r"\.rel_pos_[hw]$")
+# Rebuilt from the recipe; some files carry them.
+_REBUILT = re.compile(r"pixel_mean|pixel_std|.*anchor_generator\.cell_anchors.*")
+_BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
+_CLASS_SCORES = re.compile(r"(^|\.)cls_score\.weight$")
+
+
+def load_init_checkpoint(
+    model: nn.Module, path_or_url: str | os.PathLike[str], *, strict_heads: bool = False
+) -> LoadReport:
+    """Load the weights to start from.
+
+    Args:
+        model: a detector, or a bare backbone; it may be wrapped for distributed training.
+        path_or_url: a file, web address or ``detectron2://NAME``, with or without
+            ``?matching_heuristics=True``.
+        strict_heads: for evaluation: every tensor of the model must come from the file.
+
+    Returns:
+        What was loaded and what was not; it is logged too.
+
+    Raises:
+        WeightsError: the file cannot be read, or is one of another model.
+    """
+    if isinstance(model, DistributedDataParallel):
+        model = model.module
+    source = os.fspath(path_or_url)
+    content = read_weights(source)
+    plan = _plan(source, model.state_dict(), _model_tensors(source, content))
+    report = plan.report(_class_names(content))
+    _check_backbone(plan)
+    if strict_heads:
+        _check_complete(report)
+    model.load_state_dict(plan.tensors, strict=False)
+    for line in report.lines():
+        logger.info(line)
+    for line in report.warnings():
+        logger.warning(line)
+    return report
+
+
+def _model_tensors(source: str, content: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the model's tensors out of a checkpoint, without the prefix of a wrapped model.
+
+    Raises:
+        WeightsError: there are other things among them.
+    """
+    state = content.get("model", content)
+    if not isinstance(state, dict) or not state:
+        raise WeightsError(f"{source}: expected tensors under 'model', got {type(state).__name__}")
+    other = sorted(str(name) for name, value in state.items() if not isinstance(value, Tensor))
+    if other:
+        raise WeightsError(
+            f"{source}: expected a dictionary of tensors or {{'model': ...}}, got also "
+            f"{', '.join(other[:5])}; extract the model's state dict"
+        )
+    if all(name.startswith("module.") for name in state):
+        state = {name.removeprefix("module."): value for name, value in state.items()}
+    return state
+
+
+def _class_names(content: Mapping[str, Any]) -> tuple[str, ...] | None:
+    ours = content.get("vitdet_d2")
+    names = ours.get("thing_classes") if isinstance(ours, dict) else None
+    return None if names is None else tuple(names)
+
+
+@dataclass(kw_only=True)
+class _Plan:
+    """What to do with each tensor; ``backbone`` holds the model's names that must be covered."""
+
+    source: str
+    kind: Literal["encoder", "detector"]
+    model: dict[str, Tensor]
+    file: dict[str, Tensor]
+    backbone: set[str]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    mismatched: list[tuple[str, Shape, Shape]] = field(default_factory=list)
+    resized: list[tuple[str, Shape, Shape]] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+
+    def place(self, name: str, value: Tensor) -> None:
+        """Take one tensor of the file for the model's tensor of this name."""
+        wanted, found = tuple(self.model[name].shape), tuple(value.shape)
+        if found != wanted and name.endswith("pos_embed") and _can_resize(found, wanted):
+            value = resize_positions(value, wanted[1])
+            self.resized.append((name, found, wanted))
+        elif found != wanted:
+            self.mismatched.append((name, found, wanted))
+            return
+        self.tensors[name] = value
+
+    def report(self, thing_classes: tuple[str, ...] | None) -> LoadReport:
+        """Sum up."""
+        touched = {*self.tensors, *(name for name, _, _ in self.mismatched)}
+        absent = [n for n in self.model if n not in touched and not _REBUILT.fullmatch(n)]
+        return LoadReport(
+            source=self.source,
+            kind=self.kind,
+            loaded=tuple(self.tensors),
+            initialised=tuple(name for name in absent if name not in self.backbone),
+            missing=tuple(name for name in absent if name in self.backbone),
+            mismatched=tuple(self.mismatched),
+            resized=tuple(self.resized),
+            unexpected=tuple(self.unexpected),
+            dropped=tuple(self.dropped),
+            classes=self._classes(),
+            thing_classes=thing_classes,
+        )
+
+    def _classes(self) -> tuple[int, int] | None:
+        for name, found, wanted in self.mismatched:
+            if _CLASS_SCORES.search(name):
+                return found[0] - 1, wanted[0] - 1  # the last row is the background
+        return None
+
+
+def _can_resize(found: Shape, wanted: Shape) -> bool:
+    return len(found) == len(wanted) == 3 and found[0] == wanted[0] == 1 and found[2] == wanted[2]
+
+
+def _plan(source: str, model: dict[str, Tensor], file: dict[str, Tensor]) -> _Plan:
+    prefix = _vit_prefix(model)
+    if prefix is not None and _STEM in file:
+        return _plan_encoder(source, model, file, prefix)
+    if any(name in model for name in file):
+        return _plan_detector(source, model, file)
+    raise WeightsError(
+        f"{source}: no tensor has a name of the model's. The file has {', '.join(list(file)[:3])}"
+        f", ..., the model {', '.join(list(model)[:3])}, ...; convert the file first"
+    )
+
+
+def _vit_prefix(model: Mapping[str, Tensor]) -> str | None:
+    """Return what stands before the ViT's names in the model, if it has one ViT."""
+    prefixes = [name.removesuffix(_STEM) for name in model if name.endswith(_STEM)]
+    return prefixes[0] if len(prefixes) == 1 else None
+
+
+def _plan_encoder(
+    source: str, model: dict[str, Tensor], file: dict[str, Tensor], prefix: str
+) -> _Plan:
+    expected = {
+        name
+        for name in model
+        if name.startswith(prefix) and not _ADDED_BY_DETECTION.search("." + name)
+    }
+    plan = _Plan(source=source, kind="encoder", model=model, file=file, backbone=expected)
+    for name, value in file.items():
+        if prefix + name in model:
+            plan.place(prefix + name, value)
+        elif _PRETRAINING_ONLY.fullmatch(name):
+            plan.dropped.append(name)
+        else:
+            plan.unexpected.append(name)
+    return plan
+
+
+def _plan_detector(source: str, model: dict[str, Tensor], file: dict[str, Tensor]) -> _Plan:
+    inside = {name for name in model if name.startswith("backbone.")}
+    plan = _Plan(
+        source=source, kind="detector", model=model, file=file, backbone=inside or set(model)
+    )
+    for name, value in file.items():
+        if name in model:
+            plan.place(name, value)
+        elif _REBUILT.fullmatch(name):
+            plan.dropped.append(name)
+        else:
+            plan.unexpected.append(name)
+    return plan
+
+
+def _check_backbone(plan: _Plan) -> None:
+    """Refuse weights of another backbone.
+
+    Raises:
+        WeightsError: tensors are missing, misshaped, or have no place in an encoder.
+    """
+    sizes = f"{_geometry(plan.file)} in the file, {_geometry(plan.model)} in the model"
+    misshaped = [
+        f"{name} {found} for {wanted}"
+        for name, found, wanted in plan.mismatched
+        if name in plan.backbone and not _RELATIVE_POSITIONS.search(name)
+    ]
+    if misshaped:
+        raise WeightsError(
+            f"{plan.source}: {len(misshaped)} backbone tensors have another shape, for example "
+            f"{'; '.join(misshaped[:3])} ({sizes}); take the recipe that these weights are for"
+        )
+    if plan.kind == "encoder" and plan.unexpected:
+        raise WeightsError(
+            f"{plan.source}: not the weights of a plain ViT as MAE trains it; without a place: "
+            f"{summarise(plan.unexpected)}, for example {', '.join(plan.unexpected[:3])}; convert "
+            "the file first"
+        )
+    share = len(plan.backbone & plan.tensors.keys()) / len(plan.backbone)
+    if share < MIN_BACKBONE_SHARE:
+        missing = sorted(plan.backbone - plan.tensors.keys())
+        raise WeightsError(
+            f"{plan.source}: only {share:.0%} of the backbone's tensors are in the file; missing, "
+            f"for example, {', '.join(missing[:3])} ({sizes}); take the recipe that these weights "
+            "are for"
+        )
+
+
+def _check_complete(report: LoadReport) -> None:
+    """Refuse to evaluate a model of which parts are random.
+
+    Raises:
+        WeightsError: a tensor of the model is not in the file, or has another shape there.
+    """
+    if report.classes is not None:
+        found, wanted = report.classes
+        raise WeightsError(
+            f"{report.source}: the file has {found} classes, the recipe {wanted}; evaluate with the "
+            f"data set it was trained on, or set model.roi_heads.num_classes={found}"
+        )
+    absent = [*report.missing, *report.initialised, *(name for name, _, _ in report.mismatched)]
+    if absent:
+        raise WeightsError(
+            f"{report.source}: {len(absent)} tensors of the model are not in the file: "
+            f"{summarise(absent)}; evaluation needs a detector trained with this recipe"
+        )
+
+
+def _geometry(state: Mapping[str, Tensor]) -> str:
+    """Describe a ViT by its tensors: width, depth and patch size."""
+    stem = next((value for name, value in state.items() if name.endswith(_STEM)), None)
+    if stem is None or stem.dim() != 4:
+        return "no ViT"
+    blocks = {
+        int(number) for name in state for number in re.findall(r"(?:^|\.)blocks\.(\d+)\.", name)
+    }
+    return f"ViT of width {stem.shape[0]}, depth {len(blocks)}, patch {stem.shape[-1]}"
