@@ -12,8 +12,8 @@ import torch
 from detectron2.evaluation import (
     DatasetEvaluator,
     DatasetEvaluators,
-    inference_context,
     evaluator,
+    inference_context,
     inference_on_dataset,
 )
 from torch import nn
