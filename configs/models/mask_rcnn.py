@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mask R-CNN without a backbone: all but `model.backbone` of Detectron2's `mask_rcnn_fpn`.
-
-Levels p2 to p6 (strides 4 to 64) with 256 channels; 80 classes, which the data set replaces.
-"""
+"""Mask R-CNN over strides 4 to 64, as Detectron2's `mask_rcnn_fpn`; the backbone is left open."""
 
 from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import fvcore.nn.weight_init as weight_init
 from detectron2.layers import Conv2d
 from torch import Tensor, nn
 
@@ -50,7 +49,8 @@ class ResBottleneckBlock(nn.Module):
         self.conv3 = Conv2d(bottleneck_channels, out_channels, 1, bias=False)
         self.norm3 = channel_norm(norm, out_channels)
         for conv in (self.conv1, self.conv2, self.conv3):
-            weight_init.c2_msra_fill(conv)
+            # Scaled by the outputs, as fvcore's `c2_msra_fill`, whose package scripts at import.
+            nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
         for layer, value in ((self.norm1, 1.0), (self.norm2, 1.0), (self.norm3, 0.0)):
             nn.init.constant_(layer.get_parameter("weight"), value)
             nn.init.zeros_(layer.get_parameter("bias"))
