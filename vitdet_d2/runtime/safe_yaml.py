@@ -25,7 +25,9 @@ class _Loader(yaml.SafeLoader):
         Raises:
             ConstructorError: a key stands twice.
         """
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        # "<<" merges another mapping, and is no key.
+        nodes = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        keys = [self.construct_object(key, deep=True) for key in nodes]
         repeated = sorted({str(key) for key in keys if keys.count(key) > 1})
         if repeated:
             raise yaml.constructor.ConstructorError(
@@ -43,11 +45,15 @@ _FLOAT = re.compile(
     re.VERBOSE,
 )
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
+
+
+def _sequence(loader: yaml.SafeLoader, node: yaml.Node) -> list[Any]:
+    assert isinstance(node, yaml.SequenceNode), "the tag of tuples stands before a list"
+    return loader.construct_sequence(node, deep=True)
+
+
 # Detectron2 writes tuples with this tag, which constructs nothing dangerous.
-_Loader.add_constructor(
-    "tag:yaml.org,2002:python/tuple",
-    lambda loader, node: loader.construct_sequence(node, deep=True),
-)
+_Loader.add_constructor("tag:yaml.org,2002:python/tuple", _sequence)
 
 
 def load_yaml(text: str, source: str) -> Any:
