@@ -20,7 +20,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar, Literal, cast
 
 import numpy as np
 
@@ -77,7 +77,7 @@ class DtypePlaceholder:
         order = state[1].decode() if isinstance(state[1], bytes) else state[1]
         if order not in ("<", ">", "|", "="):
             raise pickle.UnpicklingError("an unknown byte order")
-        self.value = self.value.newbyteorder(order)
+        self.value = self.value.newbyteorder(cast(Literal["<", ">", "|", "="], order))
 
 
 class ArrayPlaceholder:
@@ -259,10 +259,13 @@ _REFUSED = (
 
 
 # The pure-Python reader: the compiled one makes room for a memo as large as the file tells it to.
-class _RestrictedUnpickler(pickle._Unpickler):  # type: ignore[name-defined, misc]
-    dispatch = {  # noqa: RUF012  (the base class' own table, by opcode)
+class _RestrictedUnpickler(pickle._Unpickler):
+    stack: list[Any]
+    read: Callable[[int], bytes]
+    append: Callable[[Any], None]
+    dispatch: ClassVar[dict[int, Any]] = {
         code: method
-        for code, method in pickle._Unpickler.dispatch.items()  # type: ignore[attr-defined]
+        for code, method in pickle._Unpickler.dispatch.items()
         if code not in {opcode[0] for opcode in _REFUSED}
     }
 

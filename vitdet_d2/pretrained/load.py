@@ -254,7 +254,7 @@ def _check_complete(report: LoadReport) -> None:
     if report.classes is not None:
         found, wanted = report.classes
         raise WeightsError(
-            f"{report.source}: the file has {found} classes, the recipe {wanted}; evaluate with the "
+            f"{report.source}: the file has {found} classes, the recipe {wanted}; evaluate on the "
             f"data set it was trained on, or set model.roi_heads.num_classes={found}"
         )
     absent = [*report.missing, *report.initialised, *(name for name, _, _ in report.mismatched)]

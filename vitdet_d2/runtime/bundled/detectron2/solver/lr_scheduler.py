@@ -18,6 +18,7 @@ from fvcore.common.param_scheduler import (
     LinearParamScheduler,
     ParamScheduler,
 )
+from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
 
 
@@ -96,7 +97,7 @@ class LRMultiplier(LRScheduler):
             "last_epoch": int(self.last_epoch),
         }
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """Return each group's rate at the current iteration."""
         factor = self._multiplier(self.last_epoch / self._max_iter)
         return [base_lr * factor for base_lr in self.base_lrs]

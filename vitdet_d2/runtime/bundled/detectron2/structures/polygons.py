@@ -40,7 +40,8 @@ def polygons_to_bitmask(polygons: Sequence[np.ndarray], height: int, width: int)
     """
     if len(polygons) == 0:
         return np.zeros((height, width), dtype=bool)
-    return _decode(list(polygons), height, width).any(axis=0)
+    masks = _decode(list(polygons), np.concatenate(polygons), (height, width))
+    return np.asarray(masks.any(axis=0))
 
 
 def rasterize_polygons_within_box(
@@ -79,21 +80,19 @@ def rasterize_instances(
     if not polygons:
         return masks
     counts = np.array([len(instance) for instance in instances])
-    owners = np.repeat(np.arange(len(instances)), counts)  # polygon -> instance
     lengths = np.array([len(polygon) // 2 for polygon in polygons])
-    owner_of_point = np.repeat(owners, lengths)
+    owner_of_point = np.repeat(np.repeat(np.arange(len(instances)), counts), lengths)
     points = np.concatenate(polygons).reshape(-1, 2)  # (points, 2), a copy
     points -= boxes[owner_of_point, :2]
     points *= _cells_per_pixel(boxes, mask_size)[owner_of_point]
     stops = np.cumsum(2 * lengths)
     flat = points.reshape(-1)
     scaled = [flat[stop - 2 * n : stop] for stop, n in zip(stops, lengths, strict=True)]
-    crops = _decode(scaled, mask_size, mask_size)
-    used = counts > 0
-    starts = (np.cumsum(counts) - counts)[used]
-    masks[used] = (
-        np.logical_or.reduceat(crops, starts, axis=0) if len(starts) < len(crops) else crops
-    )
+    crops = _decode(scaled, flat, (mask_size, mask_size))
+    first = np.cumsum(counts) - counts
+    for nth in range(counts.max()):  # the nth polygon of every instance that has as many
+        owners = np.flatnonzero(counts > nth)
+        masks[owners] |= crops[first[owners] + nth]
     return masks
 
 
@@ -108,8 +107,15 @@ def _cells_per_pixel(boxes: np.ndarray, mask_size: int) -> np.ndarray:
     return np.where(short, mask_size / MIN_SIDE, ratios.astype(np.float64))
 
 
-def _decode(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
+def _decode(
+    polygons: list[np.ndarray], coordinates: np.ndarray, size: tuple[int, int]
+) -> np.ndarray:
     """Rasterise polygons one by one.
+
+    Args:
+        polygons: P polygons.
+        coordinates: all of their coordinates together, any shape.
+        size: ``(height, width)``.
 
     Returns:
         ``(P, height, width)``, bool.
@@ -117,11 +123,11 @@ def _decode(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
     Raises:
         ValueError: a coordinate is NaN, infinite or so large that pycocotools would crash.
     """
-    for polygon in polygons:
-        # A comparison with NaN is false, so that NaN is refused too.
-        if not np.abs(polygon).max() < MAX_COORDINATE:
-            raise ValueError(
-                f"polygon: expected finite coordinates below {MAX_COORDINATE:.0e}, got {polygon}"
-            )
-    encoded = mask_util.frPyObjects(polygons, height, width)
-    return mask_util.decode(encoded).transpose(2, 0, 1).astype(bool)  # (h, w, P) -> (P, h, w)
+    # A comparison with NaN is false, so that NaN is refused too.
+    if not np.abs(coordinates).max() < MAX_COORDINATE:
+        raise ValueError(
+            f"polygons: expected finite coordinates below {MAX_COORDINATE:.0e}, got some that are "
+            "not; check the annotations and the boxes"
+        )
+    encoded = mask_util.frPyObjects(polygons, *size)
+    return mask_util.decode(encoded).transpose(2, 0, 1).view(bool)  # (h, w, P) -> (P, h, w)
