@@ -32,7 +32,7 @@ def test_values_are_what_they_look_like(text: str, value: Any) -> None:
 
 @pytest.mark.parametrize("text", ["[1, 2", "{a: 1", "'open"])
 def test_unclosed_brackets_are_errors(text: str) -> None:
-    with pytest.raises(yaml.YAMLError, match="expected|found"):
+    with pytest.raises(yaml.YAMLError, match=r"expected|found"):
         parse_value(text)
 
 
@@ -43,7 +43,7 @@ def test_tags_that_run_code_are_refused_with_their_line() -> None:
 
 
 def test_repeated_key_is_refused_and_merge_is_not() -> None:
-    with pytest.raises(ValueError, match="f:2: found the key 'a' twice|f:1: found the key 'a'"):
+    with pytest.raises(ValueError, match="f:1: found the key 'a' twice"):
         load_yaml("a: 1\na: 2\n", "f")
     assert load_yaml("x: &x {a: 1, b: 2}\ny: {<<: *x, a: 3}\n", "f")["y"] == {"a": 3, "b": 2}
 

@@ -64,14 +64,20 @@ def _recipe_import(
     fromlist: Sequence[str] | None = (),
     level: int = 0,
 ) -> ModuleType:
-    """Stand in for ``__import__`` inside recipes; takes its arguments."""
+    """Stand in for ``__import__`` inside recipes, with its arguments.
+
+    Raises:
+        ImportError: a relative import names no recipe file, or a name that the file lacks.
+    """
     if level == 0 or globals is None:
         return builtins.__import__(name, globals, locals, fromlist or (), level)
     path = _imported_file(globals["__file__"], name, level)
     module = ModuleType(f"{_PACKAGE}.{name}")
     names = run_recipe(path)
-    wanted = names.keys() if fromlist and "*" in fromlist else fromlist or ()
-    for wanted_name in list(wanted):
+    wanted = list(fromlist or ())
+    if "*" in wanted:
+        wanted = [public for public in names if not public.startswith("_")]
+    for wanted_name in wanted:
         if wanted_name not in names:
             raise ImportError(f"cannot import name {wanted_name!r} from the recipe {path}")
         names[wanted_name] = to_config(names[wanted_name])

@@ -125,7 +125,7 @@ class VisImage:
         self.img = img
         self.height, self.width = img.shape[:2]
         size = (max(1, int(self.width * self.scale)), max(1, int(self.height * self.scale)))
-        self.canvas = Image.fromarray(np.ascontiguousarray(img, dtype=np.uint8), "RGB")
+        self.canvas = Image.fromarray(np.ascontiguousarray(img, dtype=np.uint8))
         if self.canvas.size != size:
             self.canvas = self.canvas.resize(size, Image.Resampling.BICUBIC)
 
@@ -204,7 +204,7 @@ def bitmap_stencil(mask: np.ndarray, scale: float) -> tuple[Image.Image | None, 
         return None, (0, 0)
     x0, y0 = int(xs.min()) - 1, int(ys.min()) - 1
     crop = np.pad(mask, 1)[y0 + 1 : int(ys.max()) + 3, x0 + 1 : int(xs.max()) + 3]
-    stencil = Image.fromarray((crop > 0).astype(np.uint8) * 255, "L")
+    stencil = Image.fromarray((crop > 0).astype(np.uint8) * 255)
     left, top = round(x0 * scale), round(y0 * scale)
     right, bottom = round((x0 + crop.shape[1]) * scale), round((y0 + crop.shape[0]) * scale)
     size = (max(1, right - left), max(1, bottom - top))

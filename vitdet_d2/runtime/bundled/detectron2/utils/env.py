@@ -26,6 +26,9 @@ def seed_all_rng(seed: int | None = None) -> None:
 
     Args:
         seed: ``0 <= seed < 2**32``; drawn from the operating system, and logged, when None.
+
+    Raises:
+        ValueError: the seed is out of range.
     """
     if seed is None:
         seed = int.from_bytes(os.urandom(4), "little")

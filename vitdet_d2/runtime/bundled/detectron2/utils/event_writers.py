@@ -31,7 +31,7 @@ class EventWriter:
         Raises:
             NotImplementedError: a subclass defines it.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define write()")
 
     def close(self) -> None:
         """Finish; the base class has nothing to do."""

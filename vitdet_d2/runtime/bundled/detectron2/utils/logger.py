@@ -74,7 +74,7 @@ def setup_logger(
         distributed_rank: only rank 0 writes to the terminal; others add ``.rankN`` to the file.
         color: colour the terminal.
         name: the logger, and all below it.
-        abbrev_name: stands for ``name`` on the terminal; "" leaves it out. ``detectron2`` is ``d2``.
+        abbrev_name: stands for ``name`` on the terminal (``d2`` for ``detectron2``); "": nothing.
         enable_propagation: also hand messages to the parent logger.
         configure_stdout: write to the terminal at all.
     """

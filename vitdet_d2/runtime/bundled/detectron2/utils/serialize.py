@@ -36,6 +36,7 @@ class PicklableWrapper:
         return PicklableWrapper, (self._obj,)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the wrapped object."""
         return self._obj(*args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:

@@ -39,11 +39,9 @@ def _pooler(output_size):
     )
 
 
-_resnet = LazyCall("detectron2.modeling.backbone.ResNet")(
-    stem=LazyCall("detectron2.modeling.backbone.BasicStem")(
-        in_channels=3, out_channels=64, norm="FrozenBN"
-    ),
-    stages=LazyCall("detectron2.modeling.backbone.ResNet.make_default_stages")(
+_resnet = LazyCall("detectron2.modeling.ResNet")(
+    stem=LazyCall("detectron2.modeling.BasicStem")(in_channels=3, out_channels=64, norm="FrozenBN"),
+    stages=LazyCall("detectron2.modeling.ResNet.make_default_stages")(
         depth=50, stride_in_1x1=True, norm="FrozenBN"
     ),
     out_features=["res2", "res3", "res4", "res5"],
