@@ -11,6 +11,7 @@ import contextlib
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 
 import vitdet_d2
@@ -79,6 +80,8 @@ def _train(argv: Sequence[str], prog: str) -> None:
 
 def _guarded(command: Callable[[], None], argv: Sequence[str]) -> int:
     """Run a command; turn errors for users into a line and an exit code."""
+    # fvcore compiles at import what is not used here; nobody who reads the warning can act on it.
+    warnings.filterwarnings("ignore", r".*torch\.jit\.script", FutureWarning)
     try:
         command()
     except (UserError, StoppedBySignal) as error:

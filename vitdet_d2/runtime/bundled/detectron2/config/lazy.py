@@ -53,7 +53,8 @@ class LazyCall:
         target = self._target
         if dataclasses.is_dataclass(target):
             target = _convert_target_to_string(target)  # OmegaConf would make a schema of the type
-        return DictConfig({**kwargs, "_target_": target}, flags={"allow_objects": True})
+        call: dict[str, Any] = {**kwargs, "_target_": target}
+        return DictConfig(call, flags={"allow_objects": True})
 
 
 class LazyConfig:

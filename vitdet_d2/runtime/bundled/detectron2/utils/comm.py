@@ -57,7 +57,7 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
             f"a local process group of {get_local_size()} exists already; asked for "
             f"{num_workers_per_machine}"
         )
-    world_size, rank = get_world_size(), get_rank()
+    world_size = get_world_size()
     if world_size % num_workers_per_machine != 0:
         raise ValueError(
             f"num_workers_per_machine={num_workers_per_machine} must divide the world size "
@@ -66,7 +66,7 @@ def create_local_process_group(num_workers_per_machine: int) -> None:
     for first in range(0, world_size, num_workers_per_machine):
         members = range(first, first + num_workers_per_machine)
         group = dist.new_group(list(members))  # collective: every process creates every group
-        if rank in members:
+        if isinstance(group, dist.ProcessGroup):  # else a mark that this process is not in it
             _LOCAL_PROCESS_GROUP = group
 
 
@@ -108,7 +108,11 @@ def synchronize() -> None:
 @functools.cache
 def _cpu_group(world: dist.ProcessGroup) -> dist.ProcessGroup:
     # Keyed by the world group: a process group that was destroyed and made anew is another one.
-    return dist.new_group(backend="gloo") if dist.get_backend(world) == "nccl" else world
+    if dist.get_backend(world) != "nccl":
+        return world
+    group = dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup), "every process is in the group of all"
+    return group
 
 
 def _object_group(group: dist.ProcessGroup | None) -> dist.ProcessGroup | None:

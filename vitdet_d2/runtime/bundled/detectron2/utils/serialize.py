@@ -26,7 +26,7 @@ class PicklableWrapper:
         Args:
             obj: the callable, or a wrapper of it.
         """
-        self._obj = obj._obj if isinstance(obj, PicklableWrapper) else obj
+        self._obj: Any = obj._obj if isinstance(obj, PicklableWrapper) else obj
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         try:

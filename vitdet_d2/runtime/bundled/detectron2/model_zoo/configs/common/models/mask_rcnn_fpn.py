@@ -22,6 +22,7 @@ from detectron2.modeling.roi_heads import (
     MaskRCNNConvUpsampleHead,
     StandardROIHeads,
 )
+from omegaconf import DictConfig
 
 from ..data.constants import constants
 
@@ -30,7 +31,7 @@ _STRIDES = (4, 8, 16, 32)
 _LEVELS = ["p2", "p3", "p4", "p5"]
 
 
-def _pooler(output_size):
+def _pooler(output_size: int) -> DictConfig:
     return LazyCall(ROIPooler)(
         output_size=output_size,
         scales=tuple(1.0 / stride for stride in _STRIDES),
@@ -106,7 +107,7 @@ model = LazyCall(GeneralizedRCNN)(
     ),
     proposal_generator=_proposal_generator,
     roi_heads=_roi_heads,
-    pixel_mean=constants.imagenet_bgr256_mean,
-    pixel_std=constants.imagenet_bgr256_std,
+    pixel_mean=constants["imagenet_bgr256_mean"],
+    pixel_std=constants["imagenet_bgr256_std"],
     input_format="BGR",
 )

@@ -42,8 +42,8 @@ model.backbone = LazyCall(SimpleFeaturePyramid)(
     square_pad=_SIZE,
 )
 
-model.pixel_mean = constants.imagenet_rgb256_mean
-model.pixel_std = constants.imagenet_rgb256_std
+model.pixel_mean = constants["imagenet_rgb256_mean"]
+model.pixel_std = constants["imagenet_rgb256_std"]
 model.input_format = "RGB"
 
 heads = model.roi_heads
