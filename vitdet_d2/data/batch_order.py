@@ -19,7 +19,7 @@ class Place(NamedTuple):
     """A sample that is to be loaded."""
 
     position: int
-    index: int
+    record: int  # index of its record in the data set
 
 
 def is_wide(record: dict[str, Any]) -> bool:
@@ -74,7 +74,7 @@ class BatchOrder:
     def _grouped(self, places: Iterable[Place]) -> Iterator[list[Place]]:
         waiting: dict[bool, list[Place]] = {False: [], True: []}
         for place in places:
-            group = self.groups is not None and self.groups[place.index]
+            group = self.groups is not None and self.groups[place.record]
             waiting[group].append(place)
             if len(waiting[group]) == self.batch_size:
                 batch, waiting[group] = waiting[group], []

@@ -31,12 +31,19 @@ class LoadingError(UserError, RuntimeError):
     """No more samples come, for a reason outside the data."""
 
 
+class UnreadableImageError(DataError, OSError):
+    """A file that is missing, damaged, or no image."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class UnreadableImage:
-    """An image that was left out of training."""
+    """An image that could not be used, and why."""
 
     file_name: str
     reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file_name}: {self.reason}"
 
 
 def describe_unreadable(record: Any, error: BaseException) -> UnreadableImage:
@@ -99,9 +106,8 @@ class SkipBudget:
                 continue
             self.skipped[image.file_name] = image.reason
             logger.warning(
-                "skipped unreadable image %s: %s (%d so far, %d are tolerated)",
-                image.file_name,
-                image.reason,
+                "skipped unreadable image %s (%d so far, %d are tolerated)",
+                image,
                 len(self.skipped),
                 self.limit,
             )

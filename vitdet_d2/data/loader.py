@@ -71,7 +71,7 @@ class _Samples(Dataset):
 
     def _load(self, place: Place) -> tuple[Any, list[UnreadableImage]]:
         substitutes = sample_generator(self.seed, place.position, stream=1)
-        index, skipped = place.index, []
+        index, skipped = place.record, []
         for _ in range(MAX_ATTEMPTS):
             record = self.records[index]
             try:

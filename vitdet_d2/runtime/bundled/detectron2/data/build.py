@@ -217,13 +217,15 @@ def build_batch_data_loader(
 
     Raises:
         ValueError: the batch size does not divide among the processes; a sampler with an iterable
-            data set; grouping without ``drop_last``.
+            data set, or none with another; grouping without ``drop_last``.
     """
     batch_size = _per_process_batch(total_batch_size, single_gpu_batch_size)
     if isinstance(dataset, IterableDataset):
         if sampler is not None:
             raise ValueError("an iterable data set has its own order: sampler must be None")
     else:
+        if sampler is None:
+            raise ValueError("a map-style data set needs a sampler, for example TrainingSampler")
         dataset = ToIterableDataset(dataset, sampler, shard_chunk_size=batch_size)
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     if aspect_ratio_grouping and not drop_last:
@@ -243,8 +245,10 @@ def build_batch_data_loader(
     )
     if not aspect_ratio_grouping:
         return loader
-    batches = AspectRatioGroupedDataset(loader, batch_size)
-    return batches if collate_fn is None else MapDataset(batches, collate_fn)
+    batches: Any = AspectRatioGroupedDataset(loader, batch_size)
+    if collate_fn is not None:
+        batches = MapDataset(batches, collate_fn)
+    return batches
 
 
 def _mapped(dataset: Any, mapper: Mapper | None) -> Any:
@@ -286,11 +290,11 @@ def build_detection_train_loader(
         pin_memory: put tensors into page-locked memory.
         seed: of the workers' random numbers (not of the order).
     """
-    dataset = _mapped(dataset, mapper)
-    if sampler is None and not isinstance(dataset, IterableDataset):
-        sampler = TrainingSampler(len(dataset))  # type: ignore[arg-type]
+    mapped = _mapped(dataset, mapper)
+    if sampler is None and not isinstance(mapped, IterableDataset):
+        sampler = TrainingSampler(len(mapped))
     return build_batch_data_loader(
-        dataset,
+        mapped,
         sampler,
         total_batch_size,
         aspect_ratio_grouping=aspect_ratio_grouping,
@@ -327,14 +331,14 @@ def build_detection_test_loader(
     Raises:
         ValueError: a sampler with an iterable data set.
     """
-    dataset = _mapped(dataset, mapper)
-    if isinstance(dataset, IterableDataset):
+    mapped = _mapped(dataset, mapper)
+    if isinstance(mapped, IterableDataset):
         if sampler is not None:
             raise ValueError("an iterable data set has its own order: sampler must be None")
     elif sampler is None:
-        sampler = InferenceSampler(len(dataset))  # type: ignore[arg-type]
+        sampler = InferenceSampler(len(mapped))
     return DataLoader(
-        dataset,
+        mapped,
         batch_size=batch_size,
         sampler=sampler,
         num_workers=num_workers,

@@ -117,7 +117,7 @@ class _PickledList(Sequence[Any]):
         index = range(len(self))[idx]  # negative indices, and IndexError past the end
         start = self._ends[index - 1].item() if index else 0
         # Our own bytes, written above in this process: not a file from outside.
-        return pickle.loads(memoryview(self._bytes[start : self._ends[index].item()].numpy()))
+        return pickle.loads(self._bytes[start : self._ends[index].item()].numpy().data)
 
 
 class DatasetFromList(Dataset):

@@ -323,7 +323,7 @@ def filter_empty_instances(
     by_mask: bool = True,
     box_threshold: float = 1e-5,
     return_mask: bool = False,
-) -> Instances | tuple[Instances, torch.Tensor]:
+) -> Any:
     """Leave out objects of which the transforms left nothing.
 
     Args:
@@ -334,7 +334,7 @@ def filter_empty_instances(
         return_mask: also return which ones were kept.
 
     Returns:
-        The others, and ``(N,)`` bool if asked for.
+        The other ``Instances``; a pair of them and ``(N,)`` bool if asked for.
 
     Raises:
         ValueError: neither criterion is chosen.

@@ -19,7 +19,6 @@ from detectron2.structures import BoxMode, PolygonMasks
 from detectron2.utils.file_io import PathManager
 
 from vitdet_d2.checks import CocoReport, check_coco_annotations
-from vitdet_d2.errors import DataError
 
 __all__ = ["convert_to_coco_json", "load_coco_json", "register_coco_instances"]
 
@@ -115,11 +114,6 @@ def _records(
     for image in sorted(report.document["images"], key=lambda image: image["id"]):
         annotations = []
         for source in by_image[image["id"]]:
-            if source.get("ignore"):
-                raise DataError(
-                    f"{report.source}: annotation {source['id']} has 'ignore' set, which is not "
-                    "supported; use 'iscrowd', or remove the annotation"
-                )
             annotation = {key: source[key] for key in keys if key in source}
             annotation["bbox_mode"] = BoxMode.XYWH_ABS
             segmentation = _usable_segmentation(source.get("segmentation"))
@@ -181,6 +175,7 @@ def convert_to_coco_dict(dataset_name: str) -> dict[str, Any]:
         ``info``, ``licenses``, ``images``, ``categories``, ``annotations`` (ids from 1, in order),
         of plain types.
     """
+    records = DatasetCatalog.get(dataset_name)  # first: loading may set the metadata
     metadata = MetadataCatalog.get(dataset_name)
     class_index = metadata.get("thing_dataset_id_to_contiguous_id") or {
         i: i for i in range(len(metadata.thing_classes))
@@ -188,7 +183,7 @@ def convert_to_coco_dict(dataset_name: str) -> dict[str, Any]:
     category_ids = {index: category for category, index in class_index.items()}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for position, record in enumerate(DatasetCatalog.get(dataset_name)):
+    for position, record in enumerate(records):
         image_id = record.get("image_id", position)
         images.append(
             {

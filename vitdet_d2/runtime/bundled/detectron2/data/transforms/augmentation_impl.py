@@ -120,7 +120,8 @@ class Resize(Augmentation):
 
     def get_transform(self, image: Array) -> Transform:
         """Return the resize."""
-        return ResizeTransform(*image.shape[:2], *self.shape, self.interp)
+        height, width = image.shape[:2]
+        return ResizeTransform(height, width, self.shape[0], self.shape[1], self.interp)
 
 
 class RandomResize(Augmentation):
@@ -140,8 +141,8 @@ class RandomResize(Augmentation):
 
     def get_transform(self, image: Array) -> Transform:
         """Choose a size."""
-        height, width = self.shape_list[np.random.randint(low=0, high=len(self.shape_list))]
-        return ResizeTransform(*image.shape[:2], height, width, self.interp)
+        new_h, new_w = self.shape_list[np.random.randint(low=0, high=len(self.shape_list))]
+        return ResizeTransform(image.shape[0], image.shape[1], new_h, new_w, self.interp)
 
 
 class ResizeShortestEdge(Augmentation):
