@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 from torch import Tensor
@@ -165,7 +165,7 @@ class CheckpointStore:
     ) -> None:
         self._require_space(state)
         with atomic_write(path) as file:
-            torch.save(dict(state), file)
+            torch.save(dict(state), cast("IO[bytes]", file))
         manifest = {
             "schema": 1,
             "file": path.name,

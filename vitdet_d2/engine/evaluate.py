@@ -6,7 +6,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +56,15 @@ def do_eval(cfg: DictConfig) -> dict[str, Any]:
         )
     if "evaluator" not in cfg.dataloader:
         raise RecipeError("dataloader.evaluator: the recipe has none, so nothing can be evaluated")
-    info = prepare_datasets(cfg)
+    info = prepare_datasets(cfg, training=False)
     model = build_model(cfg, resolve_device(settings.device))
-    report = load_init_checkpoint(model, settings.init_checkpoint, strict=True)
+    report = load_init_checkpoint(model, settings.init_checkpoint, strict_heads=True)
     require_same_classes(report.thing_classes, info.thing_classes, settings.init_checkpoint)
     return evaluate_model(cfg, model, settings.output_dir)
 
 
 def require_same_classes(
-    trained: list[str] | None, evaluated: list[str] | tuple[str, ...], weights: str
+    trained: Sequence[str] | None, evaluated: Sequence[str], weights: str
 ) -> None:
     """Refuse to evaluate a model on classes that it was not trained on.
 

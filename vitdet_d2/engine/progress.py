@@ -66,6 +66,19 @@ def trim_metrics(path: Path, start_iter: int) -> None:
         file.write("".join(f"{line}\n" for line in kept).encode("utf-8"))
 
 
+def metric_names(path: Path, iteration: int) -> set[str]:
+    """Names of the metrics that the file holds for an iteration.
+
+    Args:
+        path: as in `trim_metrics`.
+        iteration: of the lines to look at.
+    """
+    if not path.is_file():
+        return set()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return {name for line in lines if _iteration_of(line) == iteration for name in json.loads(line)}
+
+
 def _iteration_of(line: str) -> float:
     """Infinity for what is not a line of metrics."""
     try:

@@ -88,7 +88,10 @@ def _get(cfg: DictConfig, key: str, default: Any) -> Any:
 
 def _plain(cfg: DictConfig, key: str) -> dict[str, Any]:
     node = _get(cfg, key, {})
-    return dict(OmegaConf.to_container(node, resolve=True)) if OmegaConf.is_config(node) else node
+    plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    if not isinstance(plain, dict):
+        raise RecipeError(f"train.{key}: expected a mapping, got {plain!r}")
+    return {str(name): value for name, value in plain.items()}
 
 
 def _count(cfg: DictConfig, key: str, default: int, *, least: int) -> int:

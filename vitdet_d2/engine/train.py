@@ -28,18 +28,18 @@ from vitdet_d2.engine.build import (
     wrap_parallel,
 )
 from vitdet_d2.engine.checkpoint_store import CheckpointStore
-from vitdet_d2.engine.evaluate import draw_pictures, evaluate_model
+from vitdet_d2.engine.evaluate import RESULTS_FOLDER, draw_pictures, evaluate_model
 from vitdet_d2.engine.hooks.checkpoint import CheckpointHook
 from vitdet_d2.engine.hooks.evaluation import EvaluationHook
 from vitdet_d2.engine.interruptible import InterruptibleLoader
-from vitdet_d2.engine.progress import progress_hooks
+from vitdet_d2.engine.progress import METRICS_FILE, metric_names, progress_hooks
+from vitdet_d2.engine.recipe_json import to_json
 from vitdet_d2.engine.settings import TrainSettings, read_settings
 from vitdet_d2.engine.stop_signals import StopRequest
 from vitdet_d2.engine.trainer import Trainer
 from vitdet_d2.engine.training_state import (
     TrainingParts,
     manifest_meta,
-    recipe_text,
     restore_metrics,
     restore_rng,
 )
@@ -156,7 +156,7 @@ def _choose_seed(configured: int | None, state: dict[str, Any] | None) -> int:
 def _build_parts(
     cfg: DictConfig, settings: TrainSettings, device: torch.device, seed: int, info: Any
 ) -> TrainingParts:
-    recipe = recipe_text(cfg)
+    recipe = to_json(cfg)
     model = build_model(cfg, device)
     logger.info("Model:\n%s", model)
     optimizer = build_optimizer(cfg, model)
@@ -205,7 +205,12 @@ def _hooks(
             collect_state=parts.collect,
             meta=manifest_meta(parts),
         ),
-        EvaluationHook(settings.eval_period, evaluate),
+        EvaluationHook(
+            settings.eval_period,
+            evaluate,
+            record=settings.output_dir / RESULTS_FOLDER / "latest.json",
+            written=metric_names(settings.output_dir / METRICS_FILE, start_iter - 1),
+        ),
     ]
     if comm.is_main_process():
         hooks += progress_hooks(

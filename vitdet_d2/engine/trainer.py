@@ -208,6 +208,7 @@ class Trainer(TrainerBase):
         mean = {k: float(np.mean(column)) for k, column in zip(names, columns, strict=True)}
         self.storage.put_scalar("total_loss", sum(mean.values()))
         if len(mean) > 1:
-            self.storage.put_scalars(**mean)
+            for name, value in mean.items():
+                self.storage.put_scalar(name, value)
         if self.grad_scaler is None:
             self.storage.put_scalar("grad_norm", reports[0][-3])

@@ -21,7 +21,6 @@ import torch
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
-from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 import vitdet_d2
@@ -34,6 +33,8 @@ logger = logging.getLogger(__name__)
 SCHEMA = 1
 # The window over which Detectron2's writers smooth.
 METRICS_WINDOW = 20
+# The timer warms up anew after each start; an old value would be written a second time.
+_NOT_CONTINUED = "time"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +50,7 @@ class TrainingParts:
         seed: the run's.
         thing_classes: names, in the order of the model's outputs.
         dataset_ids: category ids of the data set, in the same order.
-        recipe: what `recipe_text` gives.
+        recipe: as JSON, from which it can be run again (`recipe_json.to_json`).
     """
 
     model: nn.Module
@@ -124,7 +125,11 @@ class TrainingParts:
         return start_iter
 
     def _seek(self, start_iter: int, saved: Mapping[str, int] | None) -> None:
-        """Bring the loader to the next batch, by its own record where there is one."""
+        """Bring the loader to the next batch, by its own record where there is one.
+
+        Raises:
+            RecipeError: the record does not fit the batch size.
+        """
         if saved is not None and hasattr(self.loader, "restore"):
             try:
                 self.loader.restore(dict(saved))
@@ -174,7 +179,7 @@ def _recent_metrics(storage: EventStorage) -> dict[str, list[tuple[float, int]]]
     return {
         name: [(float(v), int(i)) for v, i in history.values()[-METRICS_WINDOW:]]
         for name, history in storage.histories().items()
-        if hints[name]
+        if hints[name] and name != _NOT_CONTINUED
     }
 
 
@@ -191,17 +196,6 @@ def manifest_meta(parts: TrainingParts) -> dict[str, Any]:
             "python": platform.python_version(),
         },
     }
-
-
-def recipe_text(cfg: DictConfig) -> str:
-    """The recipe as JSON, references unresolved, classes and functions by their names."""
-    plain = OmegaConf.to_container(cfg, resolve=False)
-    return json.dumps(plain, sort_keys=True, default=_by_name)
-
-
-def _by_name(value: Any) -> str:
-    name = getattr(value, "__qualname__", None)
-    return f"{value.__module__}.{name}" if name else str(value)
 
 
 def _log_recipe_changes(old: str, new: str) -> None:

@@ -332,7 +332,8 @@ class EvalHook(HookBase):
         if results:
             if not isinstance(results, Mapping):
                 raise TypeError(f"eval_function must return a dict, got {type(results).__name__}")
-            self.trainer.storage.put_scalars(smoothing_hint=False, **_numbers(results))
+            for name, value in _numbers(results).items():
+                self.trainer.storage.put_scalar(name, value, smoothing_hint=False)
         # Ranks take different times; the next iteration starts together.
         comm.synchronize()
 

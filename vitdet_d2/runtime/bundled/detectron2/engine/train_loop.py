@@ -287,7 +287,8 @@ class SimpleTrainer(TrainerBase):
             raise FloatingPointError(f"loss is not finite at iteration {cur_iter}: {mean}")
         storage.put_scalar(f"{prefix}total_loss", total, cur_iter=cur_iter)
         if len(mean) > 1:
-            storage.put_scalars(cur_iter=cur_iter, **mean)
+            for name, value in mean.items():
+                storage.put_scalar(name, value, cur_iter=cur_iter)
 
     def state_dict(self) -> dict[str, Any]:
         """As the base class, with the optimizer's state."""
