@@ -27,7 +27,7 @@ _MIN_SIDE = 480  # pixels; below, digits and small objects are hard to see on a 
 _MAX_SIDE = 1600  # a picture with two panels then still fits on a wide screen at half size
 _TITLE_HEIGHT = 32
 _GAP = 8
-_SHEET_PANEL_WIDTH = 720  # of a pair on the contact sheet
+_SHEET_PANEL_WIDTH = 360  # on the contact sheet, which has four panels side by side
 _SHEET_MAX_PAIRS = 24
 _PAPER = (255, 255, 255)
 _INK = (32, 32, 32)
@@ -82,12 +82,13 @@ def write_pictures(
             image = detection_utils.read_image(record["file_name"], format="RGB")
             instances = _predict(model, record, image, mapper)
             kept = instances[instances.scores >= score_threshold]
-            pair = _draw_pair(image, record, kept, metadata, score_threshold)
+            panels = _draw_panels(image, record, kept, metadata, score_threshold)
             path = folder / f"{number:03d}_{_safe_stem(record['file_name'])}.png"
-            pair.save(path)
+            _side_by_side(panels).save(path)
             paths.append(path)
             if len(pairs) < _SHEET_MAX_PAIRS:
-                pairs.append(_fit_width(pair, _SHEET_PANEL_WIDTH))
+                small = [(title, _fit_width(panel, _SHEET_PANEL_WIDTH)) for title, panel in panels]
+                pairs.append(_side_by_side(small))
     overview = folder / "overview.png"
     _contact_sheet(pairs).save(overview)
     return [*paths, overview]
@@ -108,14 +109,14 @@ def _predict(
     return model([given])[0]["instances"].to("cpu")
 
 
-def _draw_pair(
+def _draw_panels(
     image: np.ndarray,
     record: dict[str, Any],
     predictions: Instances,
     metadata: Any,
     score_threshold: float,
-) -> Image.Image:
-    """Draw annotations and detections side by side, each under its title."""
+) -> list[tuple[str, Image.Image]]:
+    """Draw annotations and detections, each with its title."""
     names = metadata.get("thing_classes", None)
     annotations = record.get("annotations", [])
     truth = _overlay(
@@ -139,12 +140,10 @@ def _draw_pair(
             for c, score in zip(classes, predictions.scores.tolist(), strict=True)
         ],
     )
-    return _side_by_side(
-        [
-            (f"ground truth: {_objects(len(annotations))}", truth),
-            (f"predictions: {_objects(len(classes))}, score >= {score_threshold:g}", found),
-        ]
-    )
+    return [
+        (f"ground truth: {_objects(len(annotations))}", truth),
+        (f"predictions: {_objects(len(classes))}, score >= {score_threshold:g}", found),
+    ]
 
 
 def _overlay(
@@ -220,18 +219,17 @@ def _fit_width(picture: Image.Image, width: int) -> Image.Image:
 
 
 def _contact_sheet(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Lay pictures out in up to two columns, row by row."""
-    columns = min(2, len(pictures))
-    rows = [pictures[first : first + columns] for first in range(0, len(pictures), columns)]
-    column_width = max(picture.width for picture in pictures)
-    heights = [max(picture.height for picture in row) for row in rows]
-    size = (columns * (column_width + _GAP) + _GAP, sum(heights) + _GAP * (len(rows) + 1))
-    sheet = Image.new("RGB", size, _PAPER)
-    y = _GAP
-    for row, height in zip(rows, heights, strict=True):
-        for column, picture in enumerate(row):
-            sheet.paste(picture, (_GAP + column * (column_width + _GAP), y))
-        y += height + _GAP
+    """Lay pictures out in up to two columns, each below the shorter one so far."""
+    width = max(picture.width for picture in pictures)
+    ends = [_GAP] * min(2, len(pictures))
+    places = []
+    for picture in pictures:
+        column = ends.index(min(ends))
+        places.append((_GAP + column * (width + _GAP), ends[column]))
+        ends[column] += picture.height + _GAP
+    sheet = Image.new("RGB", (len(ends) * (width + _GAP) + _GAP, max(ends)), _PAPER)
+    for picture, place in zip(pictures, places, strict=True):
+        sheet.paste(picture, place)
     return sheet
 
 

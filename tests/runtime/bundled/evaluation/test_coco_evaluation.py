@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""COCO evaluation: goldens of the original, run lengths, files, processes, bad input."""
+"""COCO evaluation: goldens of the original, run lengths, files, bad input.
+
+Two processes: tests/evaluation/test_coco_evaluator.py.
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import math
-from pathlib import Path
 
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
 import torch
-import torch.multiprocessing as mp
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
 from detectron2.evaluation.coco_evaluation import encode_masks, instances_to_coco_json
@@ -414,27 +415,3 @@ def test_tables_align_and_show_missing_values():
         "| a     | 1.000  | long  | n/a    |",
         "| b     | 22.500 |       |        |",
     ]
-
-
-# ---- two processes
-
-
-def _evaluate_share(rank: int, rendezvous: str, folder: str) -> None:
-    torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2
-    )
-    name = toy_coco.register(f"toy_rank_{rank}", Path(folder))
-    evaluator = COCOEvaluator(name)
-    toy_coco.feed(evaluator, images=((0, 1), (2, 3))[rank])
-    results = evaluator.evaluate()
-    Path(folder, f"results_{rank}.json").write_text(json.dumps(results))
-    torch.distributed.destroy_process_group()
-
-
-def test_two_processes_give_the_same_metrics(tmp_path):
-    arguments = (str(tmp_path / "rendezvous"), str(tmp_path))
-    mp.start_processes(_evaluate_share, args=arguments, nprocs=2, start_method="spawn")
-    results = json.loads((tmp_path / "results_0.json").read_text())
-    for task, metrics in results.items():
-        _close(metrics, GOLDEN[task])
-    assert json.loads((tmp_path / "results_1.json").read_text()) == {}, "only rank 0 reports"

@@ -38,7 +38,7 @@ def _square(x0: int, y0: int, x1: int, y1: int) -> np.ndarray:
     return mask
 
 
-def _changed(image: np.ndarray, scale: float = 1) -> np.ndarray:
+def _changed(image: np.ndarray) -> np.ndarray:
     return (image != 100).any(axis=2)
 
 

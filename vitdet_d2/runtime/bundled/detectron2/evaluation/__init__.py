@@ -3,14 +3,16 @@
 
 from __future__ import annotations
 
-from .coco_evaluation import COCOEvaluator
-from .evaluator import (
+from detectron2.evaluation.coco_evaluation import COCOEvaluator
+from detectron2.evaluation.evaluator import (
     DatasetEvaluator,
     DatasetEvaluators,
     inference_context,
     inference_on_dataset,
 )
-from .testing import print_csv_format, verify_results
+from detectron2.evaluation.testing import print_csv_format, verify_results
+
+from vitdet_d2.runtime.absent import absent_attribute
 
 __all__ = [
     "COCOEvaluator",
@@ -21,3 +23,5 @@ __all__ = [
     "print_csv_format",
     "verify_results",
 ]
+
+__getattr__ = absent_attribute(__name__)

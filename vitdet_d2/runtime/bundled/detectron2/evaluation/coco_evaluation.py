@@ -24,6 +24,14 @@ import pycocotools.mask as mask_util
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_json
+from detectron2.evaluation.coco_scoring import (
+    class_metrics,
+    coco_from_dict,
+    format_columns,
+    main_metrics,
+    score_results,
+)
+from detectron2.evaluation.evaluator import DatasetEvaluator
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
@@ -31,15 +39,6 @@ from pycocotools.cocoeval import COCOeval
 
 from vitdet_d2.checks import check_coco_results
 from vitdet_d2.checks.evaluation_input import prepare_ground_truth, to_dataset_ids
-
-from .coco_scoring import (
-    class_metrics,
-    coco_from_dict,
-    format_columns,
-    main_metrics,
-    score_results,
-)
-from .evaluator import DatasetEvaluator
 
 TASKS = ("bbox", "segm")
 

@@ -26,8 +26,8 @@ _SUPERSAMPLING = 4  # samples per canvas pixel and axis of a polygon's edge: 16 
 def to_rgb(color: Color) -> RGB:
     """Read a colour in any accepted form as three floats in [0, 1]."""
     if isinstance(color, str):
-        red, green, blue = ImageColor.getrgb(_LETTERS.get(color, color))[:3]
-        return red / 255, green / 255, blue / 255
+        channels = ImageColor.getrgb(_LETTERS.get(color, color))
+        return channels[0] / 255, channels[1] / 255, channels[2] / 255
     red, green, blue = (float(np.clip(channel, 0.0, 1.0)) for channel in color)
     return red, green, blue
 

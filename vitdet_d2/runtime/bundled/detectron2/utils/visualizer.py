@@ -19,10 +19,8 @@ import numpy as np
 import torch
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BitMasks, Boxes, BoxMode, Instances, PolygonMasks
-from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
-
-from .colormap import colormap
-from .drawing import (
+from detectron2.utils.colormap import colormap
+from detectron2.utils.drawing import (
     RGB,
     Color,
     GenericMask,
@@ -35,6 +33,7 @@ from .drawing import (
     to_bytes,
     to_rgb,
 )
+from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
 __all__ = ["ColorMode", "VisImage", "Visualizer"]
 
@@ -134,7 +133,7 @@ class Visualizer:
             colors = self._class_colors(classes, jittering)
             alpha = 0.8 if colors else alpha
         elif self._instance_mode is ColorMode.IMAGE_BW:
-            covered = None if masks is None else np.asarray(masks).astype(bool).any(axis=0)
+            covered = None if masks is None else np.any(np.asarray(masks), axis=0)
             self.output.reset_image(self._create_grayscale_image(covered))
             alpha = 0.3
         return self.overlay_instances(
