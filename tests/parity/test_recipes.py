@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The B, L and H recipes against Detectron2's official ones, for a checkout on the path."""
+
+import inspect
+import sys
+import types
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import detectron2
+import pytest
+import torch
+from detectron2.config import LazyConfig, instantiate
+from detectron2.modeling.backbone import vit as original
+
+ROOT = Path(__file__).parents[2]
+CHECKOUT = Path(detectron2.__file__).parents[1]
+OFFICIAL = CHECKOUT / "projects/ViTDet/configs/COCO"
+NAMES = {
+    "b": "mask_rcnn_vitdet_b_100ep.py",
+    "l": "mask_rcnn_vitdet_l_100ep.py",
+    "h": "mask_rcnn_vitdet_h_75ep.py",
+}
+
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.skipif(
+        "vitdet_d2" in original.ViT.__module__ or not OFFICIAL.is_dir(),
+        reason="no checkout of Detectron2 with its projects is installed",
+    ),
+]
+
+
+@pytest.fixture(scope="module", params=list(NAMES))
+def pair(request):
+    """Give our recipe and the official one."""
+    # Its model zoo imports a module that current environments lack.
+    stand_in = types.SimpleNamespace(
+        resource_filename=lambda _, path: str(CHECKOUT / path),
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "pkg_resources", stand_in)
+        official = LazyConfig.load(str(OFFICIAL / NAMES[request.param]))
+    return LazyConfig.load(str(ROOT / f"projects/vitdet_{request.param}.py")), official
+
+
+def build(cfg):
+    with pytest.MonkeyPatch.context() as patch, torch.device("meta"):
+        # Detectron2's ViT reads its drop path rates from a tensor, which meta cannot hold.
+        patch.setattr(torch, "linspace", partial(torch.linspace, device="cpu"))
+        model = instantiate(cfg.model)
+    cfg.optimizer.params.model = model
+    return model, instantiate(cfg.optimizer)
+
+
+# The parts that we name in Detectron2's place.
+OURS = {
+    "vitdet_d2.backbones.vit.ViT",
+    "vitdet_d2.necks.simple_feature_pyramid.SimpleFeaturePyramid",
+    "vitdet_d2.data.loader.build_detection_train_loader",
+    "vitdet_d2.evaluation.coco_evaluator.COCOEvaluator",
+}
+
+
+def plain(value):
+    """Return a comparable form: calls with all their arguments, defaults included."""
+    if isinstance(value, Mapping) and "_target_" in value:
+        return _call(value)
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    if isinstance(value, partial):
+        return (value.func.__name__, value.args, value.keywords)
+    return value
+
+
+def _call(cfg):
+    target = cfg["_target_"]
+    if isinstance(target, str):
+        module, _, name = target.rpartition(".")
+        target = getattr(sys.modules[module], name)
+    if target.__name__ in ("layer_norm", "layer_decay"):
+        return plain(instantiate(cfg))
+    full_name = f"{target.__module__}.{target.__qualname__}"
+    name = target.__name__ if full_name in OURS else full_name
+    parameters = inspect.signature(getattr(target, "__wrapped__", target)).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    given = {key: plain(item) for key, item in cfg.items() if key != "_target_"}
+    return name, {**plain(defaults), **given}
+
+
+def assert_same(ours, theirs, path=""):
+    """Compare calls by the name and the arguments, everything else by value."""
+    if isinstance(ours, tuple) and len(ours) == 2 and isinstance(ours[1], dict):
+        assert ours[0].rpartition(".")[2] == theirs[0].rpartition(".")[2], path
+        ours, theirs = ours[1], theirs[1]
+    if isinstance(ours, dict):
+        assert isinstance(theirs, dict), path
+        assert ours.keys() == theirs.keys(), path
+        for key, value in ours.items():
+            assert_same(value, theirs[key], f"{path}.{key}")
+    elif isinstance(ours, list):
+        assert len(ours) == len(theirs), path
+        for i, (a, b) in enumerate(zip(ours, theirs, strict=True)):
+            assert_same(a, b, f"{path}[{i}]")
+    else:
+        assert ours == theirs, path
+
+
+def test_model_arguments(pair):
+    ours, theirs = pair
+    assert_same(plain(ours.model), plain(theirs.model), "model")
+
+
+def test_optimizer_groups(pair):
+    (our_model, our_optimizer), (their_model, their_optimizer) = (build(cfg) for cfg in pair)
+    our_names, their_names = (
+        {id(p): name for name, p in model.named_parameters()} for model in (our_model, their_model)
+    )
+    assert list(our_names.values()) == list(their_names.values())
+    groups = zip(our_optimizer.param_groups, their_optimizer.param_groups, strict=True)
+    for number, (our_group, their_group) in enumerate(groups):
+        assert our_group.keys() == their_group.keys()
+        for key in our_group.keys() - {"params"}:
+            assert our_group[key] == their_group[key], (number, key)
+        assert [our_names[id(p)] for p in our_group["params"]] == [
+            their_names[id(p)] for p in their_group["params"]
+        ]
+
+
+@pytest.mark.slow
+def test_learning_rate_of_every_iteration(pair):
+    ours, theirs = pair
+    iterations = theirs.train.max_iter
+    assert ours.train.max_iter == iterations
+    our_rate, their_rate = instantiate(ours.lr_multiplier), instantiate(theirs.lr_multiplier)
+    for i in range(iterations):
+        assert our_rate(i / iterations) == their_rate(i / iterations), i
+
+
+def test_data_loader_settings(pair):
+    ours, theirs = pair
+    for part in ("train.mapper", "train.dataset", "test", "evaluator"):
+        our_part, their_part = ours.dataloader, theirs.dataloader
+        for key in part.split("."):
+            our_part, their_part = our_part[key], their_part[key]
+        if part == "evaluator":
+            assert our_part.dataset_name == their_part.dataset_name
+            continue
+        our_plain, their_plain = plain(our_part), plain(their_part)
+        assert_same(our_plain, their_plain, part)
+    for key in ("total_batch_size", "num_workers"):
+        assert ours.dataloader.train[key] == theirs.dataloader.train[key]
+
+
+def test_training_settings(pair):
+    ours, theirs = pair
+    beyond = {"amp": {"enabled": True, "dtype": "bf16"}, "device": "auto", "seed": -1}
+    expected = {**plain(theirs.train), **beyond}
+    assert plain(ours.train) == expected
