@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Order of the training loader, the mapper's stored numbers, and clipped polygons.
+
+PYTHONPATH=DETECTRON2_CHECKOUT VITDET_D2_RUNTIME=installed pytest tests/parity/test_data.py
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from detectron2 import data as d2
+
+import vitdet_d2
+from tests.runtime.bundled.data import test_dataset_mapper as mapper_cases
+from vitdet_d2.data.loader import build_detection_train_loader
+
+RUNTIME = Path(vitdet_d2.__file__).parent / "runtime"
+
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.skipif(
+        Path(d2.__file__).is_relative_to(RUNTIME), reason="no Detectron2 is installed"
+    ),
+]
+
+record = mapper_cases.record
+test_large_scale_jitter = mapper_cases.test_large_scale_jitter_matches_detectron2
+test_other_augmentations = mapper_cases.test_other_augmentations_match_detectron2
+
+
+@pytest.mark.parametrize("grouping", [True, False])
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_training_order(grouping, num_workers):
+    sizes = np.random.default_rng(1).integers(10, 20, (37, 2)).tolist()
+    records = [{"image_id": i, "width": w, "height": h} for i, (w, h) in enumerate(sizes)]
+    arguments = {"mapper": None, "total_batch_size": 3, "aspect_ratio_grouping": grouping}
+    theirs = d2.build_detection_train_loader(
+        records,
+        sampler=d2.samplers.TrainingSampler(37, seed=5),
+        num_workers=num_workers,
+        **arguments,
+    )
+    ours = build_detection_train_loader(records, seed=5, **arguments)
+    assert list(islice(ours, 40)) == list(islice(theirs, 40))
+
+
+def _bundled_clip(monkeypatch):
+    # The bundled detectron2 cannot be imported beside the installed one; this file stands alone.
+    path = RUNTIME / "bundled/detectron2/data/transforms/polygon_clip.py"
+    spec = importlib.util.spec_from_file_location("bundled_polygon_clip", path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look it up
+    spec.loader.exec_module(module)
+    return module.clip_polygon
+
+
+def _area(polygons):
+    return sum(
+        abs(p[:, 0] @ np.roll(p[:, 1], -1) - p[:, 1] @ np.roll(p[:, 0], -1)) / 2 for p in polygons
+    )
+
+
+def test_clipped_polygons(monkeypatch):
+    pytest.importorskip("shapely")
+    clip_polygon = _bundled_clip(monkeypatch)
+    rng = np.random.default_rng(2)
+    for _ in range(200):
+        angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 30)))
+        radii = rng.uniform(5, 60, len(angles))
+        star = np.stack([50 + radii * np.cos(angles), 50 + radii * np.sin(angles)], axis=1)
+        if np.diff(angles, append=angles[0] + 2 * np.pi).max() > np.pi:
+            continue  # the centre is outside: the outline may cross itself
+        x0, y0, w, h = (int(v) for v in rng.integers((0, 0, 5, 5), (60, 60, 60, 60)))
+        theirs = d2.transforms.CropTransform(x0, y0, w, h).apply_polygons([star.copy()])
+        ours = [p - (x0, y0) for p in clip_polygon(star, (x0, y0, x0 + w, y0 + h))]
+        assert _area(ours) == pytest.approx(_area(theirs), abs=1e-9)
+        if theirs:
+            for end in ("min", "max"):
+                found, expected = (getattr(np.concatenate(p), end)(axis=0) for p in (ours, theirs))
+                np.testing.assert_allclose(found, expected, atol=1e-9)
