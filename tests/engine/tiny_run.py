@@ -31,8 +31,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vitdet_d2.data.loader import build_detection_train_loader
+from vitdet_d2.engine.build import wrap_parallel
 from vitdet_d2.engine.checkpoint_store import CheckpointStore
+from vitdet_d2.engine.settings import read_settings
 from vitdet_d2.engine.train import do_train
+from vitdet_d2.engine.trainer import Trainer
 
 assert vitdet_d2.__version__, "the package under test has no version"
 
@@ -268,3 +271,20 @@ def save_forever(folder: str, megabytes: int) -> None:
     for iteration in range(10_000):
         weights = torch.full((megabytes << 18,), float(iteration))
         store.save({"model": {"w": weights}}, iteration=iteration, meta={})
+
+
+def gradients(folder: str, *, batch: int | None = None, rank: int = 0, world_size: int = 1) -> None:
+    """Write the gradients of one step: of this rank's batch, or in one process of `batch`."""
+    if world_size > 1:
+        join(folder, rank, world_size)
+    torch.manual_seed(0)
+    model = TinyModel()
+    model.norm = nn.GroupNorm(2, 8)
+    settings = read_settings(config(folder, folder))
+    generator = torch.Generator().manual_seed(rank if batch is None else batch)
+    images = [{"image": torch.rand(3, 12, 12, generator=generator)} for _ in range(3)]
+    torch.nn.functional.dropout = lambda x, *_: x
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    Trainer(wrap_parallel(model, settings), [images], optimizer).train(0, 1)
+    name = f"rank_{rank}" if batch is None else f"single_{batch}"
+    torch.save({k: p.grad for k, p in model.named_parameters()}, f"{folder}/{name}.pth")

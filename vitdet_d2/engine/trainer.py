@@ -183,7 +183,9 @@ class Trainer(TrainerBase):
         if not bad:
             return
         images = comm.all_gather([str(sample.get("file_name", "?")) for sample in batch])
-        rank = bad[0]
+        # Gradients are averaged, so that one bad loss spoils those of every rank.
+        guilty = [r for r in bad if not all(map(math.isfinite, reports[r][: len(losses)]))]
+        rank = (guilty or bad)[0]
         *values, norm, _, _ = reports[rank]
         named = ", ".join(f"{k}={v:.6g}" for k, v in zip(losses, values, strict=True))
         rate = max(float(group["lr"]) for group in self.optimizer.param_groups)

@@ -9,7 +9,6 @@ The dictionary is Detectron2's (``model``, ``optimizer``, ``scheduler``, ``itera
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import platform
 from collections.abc import Mapping, Sequence
@@ -103,7 +102,6 @@ class TrainingParts:
         if missing:
             raise WeightsError(f"checkpoint: no {', '.join(missing)}; it cannot be resumed")
         self._require_same_classes(state["vitdet_d2"].get("thing_classes"))
-        _log_recipe_changes(state["vitdet_d2"].get("recipe", ""), self.recipe)
         try:
             self.model.load_state_dict(state["model"])
             configured = [dict(g, params=None) for g in self.optimizer.param_groups]
@@ -196,25 +194,6 @@ def manifest_meta(parts: TrainingParts) -> dict[str, Any]:
             "python": platform.python_version(),
         },
     }
-
-
-def _log_recipe_changes(old: str, new: str) -> None:
-    try:
-        before, after = _flat(json.loads(old)), _flat(json.loads(new))
-    except ValueError:
-        return
-    for key in sorted(before.keys() | after.keys()):
-        if before.get(key) != after.get(key):
-            logger.info("Recipe changed: %s: %s -> %s", key, before.get(key), after.get(key))
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict):
-        flat: dict[str, Any] = {}
-        for key, item in value.items():
-            flat.update(_flat(item, f"{prefix}.{key}" if prefix else str(key)))
-        return flat
-    return {prefix: value}
 
 
 def _warn_of_other_rates(

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys of ``train`` with their defaults; the files and the bar of a run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from detectron2.engine import TrainerBase
+from omegaconf import OmegaConf
+
+from vitdet_d2.engine.build import build_train_loader, resolve_device
+from vitdet_d2.engine.progress import ProgressBar, metric_names, trim_metrics
+from vitdet_d2.engine.settings import read_settings
+from vitdet_d2.errors import RecipeError
+
+
+def test_missing_keys_have_detectron2_defaults() -> None:
+    settings = read_settings(OmegaConf.create({"model": {}}))
+    assert (settings.max_iter, settings.checkpoint_period, settings.eval_period) == (
+        90000,
+        5000,
+        5000,
+    )
+    assert settings.amp_dtype is None
+    assert settings.seed is None
+    assert settings.max_to_keep is None
+
+
+@pytest.mark.parametrize(
+    ("amp", "dtype"),
+    [
+        ({"enabled": True}, torch.bfloat16),
+        ({"enabled": True, "dtype": "fp16"}, torch.float16),
+        ({"enabled": False, "dtype": "fp16"}, None),
+    ],
+)
+def test_precision(amp: dict[str, Any], dtype: torch.dtype | None) -> None:
+    assert read_settings(OmegaConf.create({"train": {"amp": amp}})).amp_dtype is dtype
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"max_iter": "many"}, r"train\.max_iter: expected a whole number, got 'many'"),
+        ({"log_period": 0}, r"train\.log_period: expected at least 1, got 0"),
+        ({"checkpointer": {"period": 2.5}}, r"train\.checkpointer\.period: expected a whole"),
+        ({"amp": {"enabled": True, "dtype": "fp8"}}, r"train\.amp\.dtype: expected one of"),
+        ({"ddp": 3}, r"train\.ddp: expected a mapping, got 3"),
+    ],
+)
+def test_wrong_values_are_named(train: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        read_settings(OmegaConf.create({"train": train}))
+
+
+def test_device() -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    with pytest.raises(RecipeError, match="expected auto, cuda or cpu, got 'gpu'"):
+        resolve_device("gpu")
+    if not torch.cuda.is_available():
+        assert resolve_device("auto") == torch.device("cpu")
+        with pytest.raises(RecipeError, match="finds no CUDA device"):
+            resolve_device("cuda")
+
+
+def test_detectron2_loader_is_replaced_by_the_resumable_one() -> None:
+    target = "detectron2.data.build.build_detection_train_loader"
+    records = [{"file_name": str(i), "width": 4, "height": 3} for i in range(5)]
+    node = {
+        "_target_": target,
+        "dataset": records,
+        "mapper": None,
+        "total_batch_size": 2,
+        "num_workers": 0,
+    }
+    cfg = OmegaConf.create({"dataloader": {"train": node}})
+    loader = build_train_loader(cfg, seed=11)
+    assert loader.state() == {"seed": 11, "samples": 0}
+    assert cfg.dataloader.train._target_ == target
+
+
+def test_metrics_are_continued_without_repeats(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    trim_metrics(path, 3)
+    assert not path.exists()
+    lines = [json.dumps({"iteration": i, "total_loss": 0.5}) for i in range(5)]
+    path.write_text("\n".join([*lines, '{"iteration": 2, "total_lo']))
+    trim_metrics(path, 3)
+    assert path.read_text() == "".join(f"{line}\n" for line in lines[:3])
+    assert metric_names(path, 2) == {"iteration", "total_loss"}
+    assert metric_names(path, 3) == set()
+
+
+class Idle(TrainerBase):
+    def run_step(self) -> None:
+        self.storage.put_scalars(total_loss=0.25, lr=0.125)
+
+
+def test_bar_shows_loss_and_rate(capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = Idle()
+    trainer.register_hooks([ProgressBar()])
+    trainer.train(2, 6)
+    shown = capsys.readouterr().err
+    assert "6/6" in shown
+    assert "loss=0.25" in shown
+    assert "lr=0.125" in shown
+    assert not sys.stderr.isatty()
