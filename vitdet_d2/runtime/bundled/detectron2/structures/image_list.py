@@ -92,8 +92,8 @@ class ImageList:
         if all(size == (height, width) for size in sizes):
             return ImageList(torch.stack(list(tensors)), sizes)
         batch = tensors[0].new_full((len(tensors), *leading, height, width), pad_value)
-        for slot, image, (rows, columns) in zip(batch, tensors, sizes, strict=True):
-            slot[..., :rows, :columns].copy_(image)
+        for index, (image, (rows, columns)) in enumerate(zip(tensors, sizes, strict=True)):
+            batch[index, ..., :rows, :columns].copy_(image)
         return ImageList(batch, sizes)
 
 

@@ -268,7 +268,10 @@ def _instance_polygons(polygons: Any) -> list[Polygon]:
             f"PolygonMasks: expected a list of polygons per instance, got {type(polygons).__name__}"
         )
     # A copy: the caller's annotations are not changed by what is done to the masks.
-    arrays = [np.array(p.cpu() if isinstance(p, Tensor) else p, dtype=np.float64) for p in polygons]
+    arrays = [
+        np.array(p.cpu().numpy() if isinstance(p, Tensor) else p, dtype=np.float64)
+        for p in polygons
+    ]
     for array in arrays:
         if array.ndim != 1 or len(array) % 2 or len(array) < 6:
             raise ValueError(
@@ -281,7 +284,7 @@ def _instance_polygons(polygons: Any) -> list[Polygon]:
 def _indices(item: int | Sequence[int] | Tensor | np.ndarray, length: int) -> list[int]:
     if isinstance(item, int):
         return [item]
-    chosen = np.asarray(item.cpu() if isinstance(item, Tensor) else item)
+    chosen = item.cpu().numpy() if isinstance(item, Tensor) else np.asarray(item)
     if chosen.dtype == bool:
         if chosen.shape != (length,):
             raise ValueError(f"index: expected {length} flags, got shape {chosen.shape}")
