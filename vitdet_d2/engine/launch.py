@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -36,6 +36,8 @@ from vitdet_d2.errors import RecipeError, StoppedBySignal, UserError
 TIMEOUT = timedelta(minutes=30)
 # For ranks that fail together to end by themselves, so that each can close its files.
 GRACE_SECONDS = 3.0
+# CUDA does not survive a fork.
+_START_METHOD = "spawn"
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
@@ -74,12 +76,18 @@ class RankFailedError(RuntimeError):
 
 @dataclass(frozen=True, kw_only=True)
 class _Failure:
-    """What a failed process tells its parent."""
+    """What a failed process tells its parent.
 
-    rank: int
-    error: BaseException | None
-    summary: str
-    trace: str
+    Attributes:
+        error: type and arguments of an error for users or of a stop; None: a fault of ours.
+        text: what is said of such a fault.
+        order: which failure is told when several are known, the least one: what happened by
+            itself goes before what may follow from the death of another rank.
+    """
+
+    error: tuple[type[BaseException], tuple[Any, ...]] | None
+    text: str
+    order: tuple[int, float]
 
 
 def make_plan(arguments: RunArguments, environment: Mapping[str, str] = os.environ) -> Plan:
@@ -203,9 +211,9 @@ def _spawn(plan: Plan, function: Callable[..., None], args: tuple[Any, ...]) -> 
     if plan.address is None:
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         plan = dataclasses.replace(plan, address=f"127.0.0.1:{store.port}")
-    context = multiprocessing.get_context("spawn")
+    context: Any = multiprocessing.get_context(_START_METHOD)
     pipes: list[Connection] = []
-    ranks: list[SpawnProcess] = []
+    ranks: list[BaseProcess] = []
     with _forward_signals(ranks):
         for local_rank in range(plan.num_local):
             receiver, sender = context.Pipe(duplex=False)
@@ -228,7 +236,7 @@ def _spawn(plan: Plan, function: Callable[..., None], args: tuple[Any, ...]) -> 
 
 
 @contextlib.contextmanager
-def _forward_signals(ranks: Sequence[SpawnProcess]) -> Iterator[None]:
+def _forward_signals(ranks: Sequence[BaseProcess]) -> Iterator[None]:
     """Leave stopping to the ranks, which save first: hand SIGTERM on, let Ctrl-C pass by."""
 
     def forward(signum: int, frame: FrameType | None) -> None:  # noqa: ARG001
@@ -246,27 +254,26 @@ def _forward_signals(ranks: Sequence[SpawnProcess]) -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def _watch(ranks: Sequence[SpawnProcess], pipes: Sequence[Connection]) -> _Failure | None:
-    """Wait for all; after the first failure, for a moment only. Return that failure."""
-    failure: _Failure | None = None
+def _watch(ranks: Sequence[BaseProcess], pipes: Sequence[Connection]) -> _Failure | None:
+    """Wait for all; after the first failure, for a moment only. Return what caused the rest."""
+    failures: list[_Failure] = []
     deadline: float | None = None
     running = dict(enumerate(ranks))
     while running:
         remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
         wait([process.sentinel for process in running.values()], timeout=remaining)
         if deadline is not None and time.monotonic() >= deadline:
-            return failure
+            break
         for index in [index for index, process in running.items() if not process.is_alive()]:
             process = running.pop(index)
             if process.exitcode == 0:
                 continue
-            if failure is None or (failure.error is None and failure.trace == ""):
-                failure = _failure_of(index, process, pipes[index]) or failure
+            failures.append(_failure_of(index, process, pipes[index]))
             deadline = deadline or time.monotonic() + GRACE_SECONDS
-    return failure
+    return min(failures, key=lambda failure: failure.order, default=None)
 
 
-def _failure_of(index: int, process: SpawnProcess, pipe: Connection) -> _Failure:
+def _failure_of(index: int, process: BaseProcess, pipe: Connection) -> _Failure:
     with contextlib.suppress(EOFError, OSError):
         if pipe.poll():
             return pipe.recv()
@@ -277,13 +284,14 @@ def _failure_of(index: int, process: SpawnProcess, pipe: Connection) -> _Failure
             ended += " (the system does that when memory runs out)"
     else:
         ended = f"ended with code {code}"
-    return _Failure(rank=index, error=None, summary=f"process {index} {ended}", trace="")
+    return _Failure(error=None, text=f"process {index} {ended}", order=(1, 0.0))
 
 
 def _raise(failure: _Failure) -> NoReturn:
-    if failure.error is not None:
-        raise failure.error
-    raise RankFailedError(f"{failure.trace}{failure.summary}")
+    if failure.error is None:
+        raise RankFailedError(failure.text)
+    kind, arguments = failure.error
+    raise kind(*arguments)
 
 
 def _run_rank(
@@ -315,11 +323,12 @@ def _run_rank(
 
 
 def _describe(rank: int, error: BaseException) -> _Failure:
-    """Return the failure; errors for users travel as they are."""
-    kept: BaseException | None = None
+    """Return the failure in a form that can be pickled whatever the exception is."""
+    trace = traceback.format_exc()
+    text = f"{trace}rank {rank} failed with {type(error).__name__}: {error}"
+    if isinstance(error, StoppedBySignal):
+        stopped = (StoppedBySignal, (error.signum, str(error)))
+        return _Failure(error=stopped, text=text, order=(2, time.time()))
     if isinstance(error, UserError):
-        kept = type(error)(str(error)) if len(error.args) == 1 else UserError(str(error))
-    elif isinstance(error, StoppedBySignal):
-        kept = StoppedBySignal(error.signum, str(error))
-    summary = f"rank {rank} failed with {type(error).__name__}: {error}"
-    return _Failure(rank=rank, error=kept, summary=summary, trace=traceback.format_exc())
+        return _Failure(error=(type(error), (str(error),)), text=text, order=(0, time.time()))
+    return _Failure(error=None, text=text, order=(2, time.time()))

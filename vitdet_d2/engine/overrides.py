@@ -229,6 +229,8 @@ def _set(parent: Config, name: Any, override: Override, key: str, new: Any) -> N
         return
     if name == "_target_":
         _check_target(override, key, new)
+        parent[name] = new
+        return
     parent[name] = _fit(old, override, key, new)
 
 

@@ -32,7 +32,10 @@ from vitdet_d2.errors import RecipeError
 TRUSTED_VARIABLE = "VITDET_D2_TRUSTED_MODULES"
 # Where the models, optimizers and transforms of recipes live. Of torch only what builds models:
 # `torch.hub.load` and `torch.load` would run foreign code.
-TRUSTED = ("detectron2", "vitdet_d2", "torch.nn", "torch.optim", "torchvision", "fvcore", "timm")
+TRUSTED = (
+    "detectron2", "vitdet_d2", "torch.nn", "torch._C._nn", "torch.optim", "torchvision", "fvcore",
+    "timm",
+)  # fmt: skip
 
 _ABSENT = object()
 _MARKS = ("_object_", "_partial_", "_dataclass_", "_items_", "_unsaved_")

@@ -11,6 +11,7 @@ Keys read here: none; keys completed where a recipe lacks them: ``DEFAULTS``.
 from __future__ import annotations
 
 import builtins
+import copy
 import json
 import traceback
 from collections.abc import Sequence
@@ -98,7 +99,7 @@ def complete(cfg: DictConfig) -> DictConfig:
         cfg: the recipe, which is left as it is.
     """
     defaults = DictConfig(DEFAULTS, flags={"allow_objects": True})
-    completed = DictConfig({**cfg}, flags={"allow_objects": True})
+    completed = copy.deepcopy(cfg)
     for key, values in defaults.items():
         own = cfg.get(key)
         completed[key] = values if own is None else OmegaConf.merge(values, own)

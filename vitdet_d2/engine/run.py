@@ -125,8 +125,9 @@ def start_logging(output_dir: str) -> None:
     Args:
         output_dir: the run folder; other ranks get files of their own.
     """
+    folder = str(Path(output_dir).resolve())
     for name in ("vitdet_d2", "detectron2", "fvcore"):
-        setup_logger(output_dir, comm.get_rank(), name=name, color=sys.stdout.isatty())
+        setup_logger(folder, comm.get_rank(), name=name, color=sys.stdout.isatty())
 
 
 def _record(cfg: DictConfig, folder: Path, arguments: RunArguments) -> None:

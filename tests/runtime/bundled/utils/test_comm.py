@@ -56,6 +56,7 @@ def _rank(rank: int, store: str, results: Any) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
 def test_two_processes(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     results = context.Queue()
