@@ -15,9 +15,13 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from fvcore.nn import giou_loss, smooth_l1_loss
+import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import complete_box_iou_loss, distance_box_iou_loss
+from torchvision.ops import (
+    complete_box_iou_loss,
+    distance_box_iou_loss,
+    generalized_box_iou_loss,
+)
 
 __all__ = ["Box2BoxTransform", "BoxTransform", "box_regression_loss"]
 
@@ -121,7 +125,7 @@ class Box2BoxTransform:
 
 
 _IOU_LOSSES = {
-    "giou": giou_loss,
+    "giou": generalized_box_iou_loss,
     "diou": distance_box_iou_loss,
     "ciou": complete_box_iou_loss,
 }
@@ -170,6 +174,10 @@ def box_regression_loss(
     check_box_loss_type(loss_type)
     if loss_type == "smooth_l1":
         gt_deltas = box2box_transform.get_deltas(src_boxes, gt_boxes)
-        return smooth_l1_loss(pred_deltas, gt_deltas, beta=smooth_l1_beta, reduction="sum")
+        # Boxes are float32; a model may be in half or in double precision.
+        dtype = torch.promote_types(pred_deltas.dtype, gt_deltas.dtype)
+        return F.smooth_l1_loss(
+            pred_deltas.to(dtype), gt_deltas.to(dtype), beta=smooth_l1_beta, reduction="sum"
+        )
     pred_boxes = box2box_transform.apply_deltas(pred_deltas, src_boxes)
     return _IOU_LOSSES[loss_type](pred_boxes, gt_boxes, reduction="sum")

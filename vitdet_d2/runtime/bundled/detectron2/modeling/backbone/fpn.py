@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling.backbone.backbone import Backbone
-from fvcore.nn.weight_init import c2_xavier_fill
+from detectron2.modeling.weight_fill import fill_xavier
 from torch import Tensor, nn
 
 __all__ = ["FPN", "LastLevelMaxPool"]
@@ -24,6 +24,8 @@ __all__ = ["FPN", "LastLevelMaxPool"]
 
 class FPN(Backbone):
     """Give every level of a backbone the same channels and the context of the coarser levels."""
+
+    top_block: Any
 
     def __init__(
         self,
@@ -54,15 +56,15 @@ class FPN(Backbone):
         if fuse_type not in ("sum", "avg"):
             raise ValueError(f"fuse_type: expected 'sum' or 'avg', got {fuse_type!r}")
         shapes = bottom_up.output_shape()
-        strides = [shapes[name].stride for name in in_features]
-        if not strides or any(b != 2 * a for a, b in pairwise(strides)):
+        strides = [shapes[name].stride or 0 for name in in_features]
+        if not all(strides) or not strides or any(b != 2 * a for a, b in pairwise(strides)):
             raise ValueError(f"in_features: expected strides that double, got {strides}")
         levels = [int(math.log2(stride)) for stride in strides]
 
         lateral_convs, output_convs = [], []
         for name, level in zip(in_features, levels, strict=True):
             lateral = Conv2d(
-                shapes[name].channels,
+                shapes[name].channels or 0,
                 out_channels,
                 kernel_size=1,
                 bias=norm == "",
@@ -76,8 +78,8 @@ class FPN(Backbone):
                 bias=norm == "",
                 norm=get_norm(norm, out_channels),
             )
-            c2_xavier_fill(lateral)
-            c2_xavier_fill(output)
+            fill_xavier(lateral)
+            fill_xavier(output)
             self.add_module(f"fpn_lateral{level}", lateral)
             self.add_module(f"fpn_output{level}", output)
             lateral_convs.append(lateral)
@@ -88,7 +90,7 @@ class FPN(Backbone):
         self.in_features = tuple(in_features)
         self.bottom_up = bottom_up
         self.top_block = top_block
-        num_extra = 0 if top_block is None else int(top_block.num_levels)
+        num_extra = 0 if top_block is None else self.top_block.num_levels
         levels += range(levels[-1] + 1, levels[-1] + 1 + num_extra)
         self._out_feature_strides = {f"p{level}": 2**level for level in levels}
         self._out_features = list(self._out_feature_strides)

@@ -31,6 +31,8 @@ _MAX_DRAWN_PROPOSALS = 20
 class GeneralizedRCNN(nn.Module):
     """A backbone, a proposal generator and heads on regions."""
 
+    proposal_generator: nn.Module | None
+    roi_heads: Any
     pixel_mean: Tensor
     pixel_std: Tensor
 
@@ -205,7 +207,7 @@ class GeneralizedRCNN(nn.Module):
         from detectron2.utils.visualizer import Visualizer
 
         first = batched_inputs[0]
-        image = convert_image_to_rgb(first["image"].permute(1, 2, 0), self.input_format)
+        image = convert_image_to_rgb(first["image"].permute(1, 2, 0), self.input_format or "RGB")
         panels = []
         for boxes in (
             first["instances"].gt_boxes,

@@ -94,7 +94,7 @@ def find_top_rpn_proposals(
 
 
 def add_ground_truth_to_proposals(
-    gt: Sequence[Instances] | Sequence[Boxes], proposals: Sequence[Instances]
+    gt: Sequence[Instances | Boxes], proposals: Sequence[Instances]
 ) -> list[Instances]:
     """Append the ground-truth boxes of every image to its proposals.
 

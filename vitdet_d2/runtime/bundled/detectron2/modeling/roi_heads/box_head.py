@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.modeling.weight_fill import fill_msra, fill_xavier
 from detectron2.utils.registry import Registry
-from fvcore.nn.weight_init import c2_msra_fill, c2_xavier_fill
 from torch import nn
 
 __all__ = ["ROI_BOX_HEAD_REGISTRY", "FastRCNNConvFCHead"]
@@ -46,9 +46,9 @@ class FastRCNNConvFCHead(nn.Sequential):
         super().__init__()
         if not conv_dims and not fc_dims:
             raise ValueError("conv_dims, fc_dims: expected at least one layer, got none")
-        channels, height, width = input_shape.channels, input_shape.height, input_shape.width
+        channels, height, width = input_shape.channels or 0, input_shape.height, input_shape.width
 
-        self.conv_norm_relus = []
+        self.conv_norm_relus: list[Conv2d] = []
         for i, dim in enumerate(conv_dims, start=1):
             conv = Conv2d(
                 channels,
@@ -64,7 +64,7 @@ class FastRCNNConvFCHead(nn.Sequential):
             channels = dim
         self._output_shape = ShapeSpec(channels=channels, height=height, width=width)
 
-        self.fcs = []
+        self.fcs: list[nn.Linear] = []
         if fc_dims:
             if not height or not width:
                 raise ValueError(f"input_shape: expected a height and a width, got {input_shape}")
@@ -78,10 +78,10 @@ class FastRCNNConvFCHead(nn.Sequential):
             self.fcs.append(fc)
             channels = dim
 
-        for layer in self.conv_norm_relus:
-            c2_msra_fill(layer)
-        for layer in self.fcs:
-            c2_xavier_fill(layer)
+        for conv in self.conv_norm_relus:
+            fill_msra(conv)
+        for fc in self.fcs:
+            fill_xavier(fc)
 
     @property
     def output_shape(self) -> ShapeSpec:

@@ -10,6 +10,7 @@ Source: Fast R-CNN, arXiv 1504.08083; equals detectron2 ``roi_heads/fast_rcnn.py
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -127,6 +128,8 @@ def _log_classification_stats(
 class FastRCNNOutputLayers(nn.Module):
     """Two linear layers, one for class scores and one for box deltas, and what is made of them."""
 
+    fed_loss_cls_weights: Tensor
+
     def __init__(
         self,
         input_shape: ShapeSpec | int,
@@ -170,7 +173,9 @@ class FastRCNNOutputLayers(nn.Module):
         super().__init__()
         if isinstance(input_shape, int):
             input_shape = ShapeSpec(channels=input_shape)
-        num_inputs = input_shape.channels * (input_shape.width or 1) * (input_shape.height or 1)
+        num_inputs = math.prod(
+            side or 1 for side in (input_shape.channels, input_shape.width, input_shape.height)
+        )
         num_box_classes = 1 if cls_agnostic_bbox_reg else num_classes
         self.num_classes = num_classes
         self.cls_score = nn.Linear(num_inputs, num_classes + 1)

@@ -14,10 +14,10 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.modeling.weight_fill import fill_msra
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage, get_event_storage
 from detectron2.utils.registry import Registry
-from fvcore.nn.weight_init import c2_msra_fill
 from torch import Tensor, nn
 
 __all__ = [
@@ -172,7 +172,7 @@ class BaseMaskRCNNHead(nn.Module):
 
 
 @ROI_MASK_HEAD_REGISTRY.register()
-class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
+class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):  # type: ignore[misc]
     """3x3 convolutions, a 2x up-sampling and a 1x1 predictor."""
 
     def __init__(
@@ -201,7 +201,7 @@ class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
         super().__init__(loss_weight=loss_weight, vis_period=vis_period)
         if not conv_dims:
             raise ValueError("conv_dims: expected at least the width of the up-sampling, got none")
-        channels = input_shape.channels
+        channels = input_shape.channels or 0
         self.conv_norm_relus = []
         for i, dim in enumerate(conv_dims[:-1], start=1):
             conv = Conv2d(
@@ -221,7 +221,7 @@ class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):
         self.predictor = Conv2d(conv_dims[-1], num_classes, kernel_size=1)
 
         for layer in [*self.conv_norm_relus, self.deconv]:
-            c2_msra_fill(layer)
+            fill_msra(layer)
         # Small weights: every mask starts near probability 1/2.
         nn.init.normal_(self.predictor.weight, std=0.001)
         assert self.predictor.bias is not None, "the mask predictor has a bias"

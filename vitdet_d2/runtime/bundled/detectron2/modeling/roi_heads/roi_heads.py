@@ -178,6 +178,13 @@ class ROIHeads(nn.Module):
 class StandardROIHeads(ROIHeads):
     """A box head and, where asked for, a mask head, each with its own crops of the features."""
 
+    box_head: nn.Module
+    box_pooler: ROIPooler
+    box_predictor: Any
+    mask_in_features: Sequence[str]
+    mask_pooler: ROIPooler | None
+    mask_head: nn.Module
+
     def __init__(
         self,
         *,
@@ -240,7 +247,7 @@ class StandardROIHeads(ROIHeads):
         self.box_predictor = box_predictor
         self.mask_on = mask_in_features is not None
         self.keypoint_on = False
-        if self.mask_on:
+        if mask_in_features is not None:
             if mask_head is None:
                 raise ValueError("mask_head: expected a head for mask_in_features, got None")
             self.mask_in_features = mask_in_features
