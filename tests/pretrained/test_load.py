@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Initial weights: what is loaded, what starts anew, and what is refused."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.closed_form import fill_
+from vitdet_d2.backbones.vit import ViT
+from vitdet_d2.errors import WeightsError
+from vitdet_d2.necks.simple_feature_pyramid import SimpleFeaturePyramid
+from vitdet_d2.pretrained.load import load_init_checkpoint
+
+
+def build_vit(dim: int = 32, depth: int = 2, tokens: int = 5, patch: int = 16) -> ViT:
+    return ViT(
+        img_size=64, patch_size=patch, embed_dim=dim, depth=depth, num_heads=2, use_rel_pos=True,
+        window_size=2, window_block_indexes=[0], residual_block_indexes=[1],
+        pretrain_img_size=(tokens - 1) * patch,
+    )  # fmt: skip
+
+
+class Detector(nn.Module):
+    """A ViT, a pyramid, and a box predictor; the rest of a detector adds nothing here."""
+
+    def __init__(self, num_classes: int = 80, **vit: int) -> None:
+        super().__init__()
+        self.backbone = SimpleFeaturePyramid(build_vit(**vit), "last_feat", 32, (2.0, 1.0))
+        predictor = nn.ModuleDict(
+            {
+                "cls_score": nn.Linear(8, num_classes + 1),
+                "bbox_pred": nn.Linear(8, 4 * num_classes),
+            }
+        )
+        self.roi_heads = nn.ModuleDict({"box_predictor": predictor})
+
+
+def encoder_weights(**vit: int) -> dict[str, Tensor]:
+    """The tensors of a MAE encoder: a ViT's without what detection adds, and a class token."""
+    model = fill_(build_vit(**vit))
+    state = {
+        name: value.clone()
+        for name, value in model.state_dict().items()
+        if "rel_pos" not in name and "residual" not in name
+    }
+    dim = state["pos_embed"].shape[-1]
+    return {
+        **state,
+        "cls_token": torch.ones(1, 1, dim),
+        "norm.weight": torch.ones(dim),
+        "norm.bias": torch.ones(dim),
+        "mask_token": torch.ones(1, 1, 8),
+        "decoder_pos_embed": torch.ones(1, 17, 8),
+        "decoder_blocks.0.norm1.weight": torch.ones(8),
+        "head.weight": torch.ones(3, dim),
+        "fc_norm.bias": torch.ones(dim),
+    }
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> Callable[[Any], str]:
+    def write(content: Any) -> str:
+        path = tmp_path / "weights.pth"
+        torch.save(content, path)
+        return str(path)
+
+    return write
+
+
+def test_encoder_goes_below_the_backbone(
+    save: Callable[[Any], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    weights, model = encoder_weights(), Detector()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with caplog.at_level(logging.INFO):
+        report = load_init_checkpoint(model, save({"model": weights}) + "?matching_heuristics=True")
+    after = model.state_dict()
+    for name, value in weights.items():
+        target = "backbone.net." + name
+        if target in after:
+            assert torch.equal(after[target], value)
+            assert target in report.loaded
+        else:
+            assert name in report.dropped
+    untouched = set(after) - set(report.loaded)
+    assert untouched == set(report.initialised)
+    for name in untouched:
+        assert torch.equal(after[name], before[name])
+    assert report.kind == "encoder"
+    assert not (report.missing)
+    assert not (report.mismatched)
+    assert not (report.unexpected)
+    lines = "\n".join(report.lines())
+    assert "relative-position tables (4)" in lines
+    assert "backbone.simfp_3" in lines
+    assert "roi_heads.box_predictor (4)" in lines
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.parametrize("wrap", ["bare", "module"])
+def test_other_wrappers_of_an_encoder(wrap: str, save: Callable[[Any], str]) -> None:
+    weights = encoder_weights()
+    content = weights if wrap == "bare" else {f"module.{n}": v for n, v in weights.items()}
+    report = load_init_checkpoint(Detector(), save(content))
+    assert "backbone.net.blocks.1.mlp.fc2.bias" in report.loaded
+
+
+def test_a_bare_backbone_takes_an_encoder_too(save: Callable[[Any], str]) -> None:
+    model = build_vit()
+    report = load_init_checkpoint(model, save(encoder_weights()))
+    assert torch.equal(model.pos_embed, encoder_weights()["pos_embed"])
+    assert "pos_embed" in report.loaded
+
+
+def test_positions_are_resized(save: Callable[[Any], str]) -> None:
+    model = Detector(tokens=5)
+    report = load_init_checkpoint(model, save(encoder_weights(tokens=3)))
+    assert report.resized == (("backbone.net.pos_embed", (1, 5, 32), (1, 17, 32)),)
+    assert "(expected" in report.lines()[1]
+
+
+def test_whole_detector_round_trip(save: Callable[[Any], str]) -> None:
+    source, model = fill_(Detector()), Detector()
+    meta = {"schema": 1, "thing_classes": ["a", "b"]}
+    path = save({"model": source.state_dict(), "iteration": 7, "vitdet_d2": meta})
+    report = load_init_checkpoint(model, path, strict_heads=True)
+    for name, value in source.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+    assert report.kind == "detector"
+    assert report.thing_classes == ("a", "b")
+    assert len(report.lines()) == 1
+    assert not report.warnings()
+
+
+def test_obsolete_buffers_are_dropped(save: Callable[[Any], str]) -> None:
+    state = dict(Detector().state_dict())
+    state["pixel_mean"] = torch.zeros(3, 1, 1)
+    state["proposal_generator.anchor_generator.cell_anchors.0"] = torch.zeros(3, 4)
+    state["roi_heads.extra.weight"] = torch.zeros(1)
+    report = load_init_checkpoint(Detector(), save(state))
+    assert len(report.dropped) == 2
+    assert report.unexpected == ("roi_heads.extra.weight",)
+    assert "roi_heads.extra" in report.warnings()[0]
+
+
+def test_other_number_of_classes(save: Callable[[Any], str]) -> None:
+    path = save({"model": Detector(num_classes=80).state_dict()})
+    report = load_init_checkpoint(Detector(num_classes=4), path)
+    assert report.classes == (80, 4)
+    assert "the file has 80 classes, the model 4" in "\n".join(report.lines())
+    with pytest.raises(WeightsError, match=r"has 80 classes, the recipe 4; .*num_classes=80"):
+        load_init_checkpoint(Detector(num_classes=4), path, strict_heads=True)
+
+
+def test_evaluation_needs_every_tensor(save: Callable[[Any], str]) -> None:
+    model = Detector()
+    before = model.backbone.net.pos_embed.clone()
+    with pytest.raises(WeightsError, match=r"tensors of the model are not in the file: .*roi_head"):
+        load_init_checkpoint(model, save(encoder_weights()), strict_heads=True)
+    assert torch.equal(model.backbone.net.pos_embed, before), "refused weights change nothing"
+
+
+@pytest.mark.parametrize(
+    ("vit", "message"),
+    [
+        ({"dim": 64}, "width 64, depth 2, patch 16 in the file, ViT of width 32"),
+        ({"patch": 14}, "patch 14 in the file"),
+        ({"depth": 1}, "of the backbone's tensors .*depth 1, patch 16 in the file"),
+        ({"depth": 3}, "without a place: blocks.2"),
+    ],
+)
+def test_another_backbone_is_refused(
+    vit: dict[str, int], message: str, save: Callable[[Any], str]
+) -> None:
+    with pytest.raises(WeightsError, match=message):
+        load_init_checkpoint(Detector(), save(encoder_weights(**vit)))
+
+
+def test_encoder_of_another_design_is_refused(save: Callable[[Any], str]) -> None:
+    weights = encoder_weights()
+    weights["blocks.0.ls1.gamma"] = torch.ones(32)
+    with pytest.raises(WeightsError, match=r"not the weights of a plain ViT.*ls1\.gamma"):
+        load_init_checkpoint(Detector(), save(weights))
+
+
+def test_a_few_missing_tensors_are_a_warning(
+    save: Callable[[Any], str], caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = encoder_weights()
+    del weights["blocks.0.attn.proj.bias"]
+    report = load_init_checkpoint(Detector(), save(weights))
+    assert report.missing == ("backbone.net.blocks.0.attn.proj.bias",)
+    assert "not in the file: backbone.net.blocks.0.attn.proj.bias" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"visual.conv.weight": torch.zeros(1)}, "no tensor has a name of the model's"),
+        ({"state_dict": {"a": torch.zeros(1)}, "epoch": 3}, "got also epoch, state_dict"),
+        ({"model": {}}, "expected tensors under 'model', got dict"),
+        ({"model": torch.zeros(2)}, "expected tensors under 'model', got Tensor"),
+    ],
+)
+def test_unknown_contents_are_told(content: Any, message: str, save: Callable[[Any], str]) -> None:
+    with pytest.raises(WeightsError, match=message):
+        load_init_checkpoint(Detector(), save(content))
