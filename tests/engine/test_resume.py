@@ -110,6 +110,23 @@ def test_killed_and_resumed_equals_uninterrupted(
     assert_same_run(tmp_path / "run", reference / "run")
 
 
+def test_killed_before_the_final_copy_is_completed(
+    zygote: Zygote, tiny_data: Path, reference: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    job = {"data": str(tiny_data), "output_dir": str(run)}
+    pause = {"folder": str(tmp_path), "place": "final", "iteration": 0}
+    pid = zygote.start(TRAIN, tmp_path / "log", **job, pause=pause)
+    wait_for((tmp_path / "waiting").exists)
+    os.kill(pid, signal.SIGKILL)
+    assert zygote.wait(pid) == -signal.SIGKILL
+    assert not (run / "model_final.pth").exists()
+    assert zygote.run(TRAIN, tmp_path / "log", **job, resume="required") == 0
+    assert_equal(load(run)["model"], load(reference / "run")["model"])
+    # The evaluation that was still due.
+    assert metrics(run)[-1] == {"bbox/AP": 7.0, "iteration": 12}
+
+
 def test_killed_at_random_moments_equals_uninterrupted(
     zygote: Zygote, tiny_data: Path, reference: Path, tmp_path: Path
 ) -> None:

@@ -232,6 +232,8 @@ def _pause_everywhere(pause: Pause) -> None:
         name = Path(target).name
         if name.startswith("model_0") and name.endswith(".pth"):
             pause("save", int(name[6:13]))
+        if name == "model_final.pth":
+            pause("final", 0)
         replace(source, target)
 
     os.replace = pausing_replace

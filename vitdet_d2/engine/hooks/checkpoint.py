@@ -12,7 +12,7 @@ from typing import Any
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from vitdet_d2.engine.checkpoint_store import CheckpointStore, CheckpointWriteError
+from vitdet_d2.engine.checkpoint_store import FINAL, CheckpointStore, CheckpointWriteError
 from vitdet_d2.engine.trainer import Trainer
 from vitdet_d2.errors import StoppedBySignal, UserError
 
@@ -51,6 +51,14 @@ class CheckpointHook(HookBase):
         self._eval_period = eval_period
         self._collect_state = collect_state
         self._meta = meta
+
+    def before_train(self) -> None:
+        """Complete a run that was killed between its last checkpoint and the final copy."""
+        is_complete = 0 < self.trainer.max_iter <= self.trainer.start_iter
+        if is_complete and comm.is_main_process():
+            last = Path(self.trainer.last_checkpoint)
+            if last.name != FINAL:
+                self._store.save_final(last)
 
     def after_step(self) -> None:
         """Save if it is due, then stop if a signal asks for it.
