@@ -60,7 +60,7 @@ def main() -> int:
     parser.add_argument("models", nargs="+", choices=list(VIT_SIZES))
     parser.add_argument("--sizes", nargs="+", default=["1024x1024", "800x1216"])
     arguments = parser.parse_args()
-    sizes = [tuple(int(side) for side in size.split("x")) for size in arguments.sizes]
+    sizes = [(int(h), int(w)) for h, w in (size.split("x") for size in arguments.sizes)]
     if original.ViT is ViT:
         parser.error("needs an installed Detectron2; the bundled one re-exports our own ViT")
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}")

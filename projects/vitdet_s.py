@@ -3,7 +3,7 @@
 
 Source: the detector of ViTDet (arXiv 2203.16527) on the ViT-S of DeiT (arXiv 2012.12877). The
 settings are those of vitdet_ti, which explains them; no published model, not measured here yet.
-Hardware: made for one GPU of 16 GB or more, batch 16.
+Hardware: meant for one GPU of 24 GB (an estimate); the cures are those of vitdet_ti.
 Command:
     python train_net.py --config-file projects/vitdet_s.py --num-gpus 1
 """

@@ -5,7 +5,9 @@ Source: the detector of ViTDet (arXiv 2203.16527) on the ViT-Ti of DeiT (arXiv 2
 settings are ours, there is no published model of this recipe, and it is not measured here yet.
 For orientation, published by MAE-Lite for ViTDet on ViT-Ti at 640 px, from DeiT weights, with its
 own settings on 8 GPUs: 40.4 box AP, 35.5 mask AP.
-Hardware: made for one GPU of 8 GB or more, batch 16.
+Hardware: meant for one GPU of 16 GB (an estimate). With less, append
+    model.backbone.net.use_act_checkpoint=True
+or halve dataloader.train.total_batch_size and optimizer.lr, and double train.max_iter.
 Command:
     python train_net.py --config-file projects/vitdet_ti.py --num-gpus 1
 
@@ -16,8 +18,7 @@ Settings, where they differ from vitdet_b:
 * Weights start at random, thus no layer-wise decay (lr_decay_rate 1.0: with 0.7 the first block
   would learn at a hundredth of the rate). With pre-trained weights in train.init_checkpoint use
   optimizer.params.lr_factor_func.lr_decay_rate=0.7.
-* Learning rate 1e-4 at batch 16, usual for AdamW detectors of this batch; gradients are clipped by
-  nothing else.
+* Learning rate 1e-4, as in vitdet_b: usual for detectors trained with AdamW at batch 16.
 
 The image size stands in one place, `data.image_size`. At 320 px, without augmentation and drop
 path, with 64 RoIs per image, append to the command:
