@@ -12,6 +12,7 @@ The model is that of Detectron2's ``configs/common/models/mask_rcnn_vitdet.py``,
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -336,6 +337,30 @@ def initial_state(case: Case) -> dict[str, Tensor]:
     return build(case, "eval", seed=0).state_dict()
 
 
+def summary(results: dict[str, Any]) -> dict[str, Any]:
+    """Return what a golden keeps: few numbers, each of which depends on a whole tensor."""
+
+    def digest(name: str, value: Tensor) -> list[float]:
+        value = value.double()
+        weights = closed_form.tensor(name, tuple(value.shape))
+        return [float(value.abs().max()), float((value * weights).sum())]
+
+    return {
+        "eval": [
+            {
+                "boxes": x["boxes"].tolist(),
+                "scores": x["scores"].tolist(),
+                "classes": x["classes"].tolist(),
+                "mask_pixels": x["masks"].sum(dim=(1, 2)).tolist(),
+            }
+            for x in results["eval"]
+        ],
+        "losses": {name: float(v) for name, v in results["train"]["losses"].items()},
+        "gradients": {name: digest(name, v) for name, v in results["train"]["gradients"].items()},
+        "logged": results["train"]["logged"],
+    }
+
+
 def run_in_process(runtime: str, name: str, dtype: str, folder: Path) -> dict[str, Any]:
     """Run a case in a process of its own.
 
@@ -365,9 +390,13 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--dtype", choices=("float32", "float64"), default="float32")
     parser.add_argument("--eval-only", action="store_true")
+    parser.add_argument("--golden", action="store_true", help="keep a summary, as JSON")
     args = parser.parse_args()
     case = CASES[args.case]
     results = run(case, getattr(torch, args.dtype), train=not args.eval_only)
+    if args.golden:
+        args.output.write_text(json.dumps(summary(results), indent=0) + "\n")
+        return
     results["initial"] = initial_state(case)
     torch.save(results, args.output)
 

@@ -81,7 +81,7 @@ def fast_rcnn_inference_single_image(
     finite = boxes.isfinite().all(dim=1) & scores.isfinite().all(dim=1)
     scores = scores[:, :-1]
     region, label = torch.nonzero((scores > score_thresh) & finite[:, None]).unbind(dim=1)
-    per_class = boxes.view(len(boxes), -1, 4)  # (R, K or 1, 4)
+    per_class = boxes.view(len(boxes), boxes.shape[1] // 4, 4)  # (R, K or 1, 4)
     candidates = Boxes(per_class[region, label if per_class.shape[1] > 1 else 0])
     candidates.clip(image_shape)
     candidate_scores = scores[region, label]
@@ -402,7 +402,7 @@ class FastRCNNOutputLayers(nn.Module):
         """
         results = []
         for boxes, p in zip(self.predict_boxes(predictions, proposals), proposals, strict=True):
-            per_class = boxes.view(len(p), -1, 4)
+            per_class = boxes.view(len(p), boxes.shape[1] // 4, 4)
             label = p.gt_classes.clamp(0, per_class.shape[1] - 1)
             results.append(per_class[torch.arange(len(p), device=label.device), label])
         return results
