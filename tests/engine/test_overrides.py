@@ -102,7 +102,7 @@ REFUSED = {
     "model.inner=[1]": "model.inner is a call and cannot become",
     "model.norm=LN": "model.norm is an object that only a recipe file can make and cannot become",
     "model._target_=5": "model._target_ must be the dotted name of a class or function",
-    "model._target_=torch.nn.Conv9d": "cannot locate 'torch.nn.Conv9d'",
+    "model._target_=torch.nn.Conv9d": "there is no torch.nn.Conv9d",
     "model._target_=math.pi": "math.pi is not a class or function",
     "steps=3": "steps is a list and cannot become 3",
 }

@@ -156,7 +156,7 @@ def test_data_recipes_run_nothing(tmp_path: Path, name: str) -> None:
     for target in FOREIGN:
         with pytest.raises(RecipeError, match=f"model: {target} is outside the packages"):
             load_recipe(recipe(target), eval_only=True)
-    with pytest.raises(RecipeError, match=r"model: cannot locate 'torch.nn.Nope'"):
+    with pytest.raises(RecipeError, match=r"model: there is no torch.nn.Nope"):
         load_recipe(recipe("torch.nn.Nope"), eval_only=True)
 
 

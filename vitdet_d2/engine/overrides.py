@@ -240,7 +240,7 @@ def _check_target(override: Override, key: str, new: Any) -> None:
     try:
         found = locate(new)
     except (ImportError, AttributeError) as error:
-        raise override.error(f"{key}: {error}") from error
+        raise override.error(f"{key}: there is no {new}, or it cannot be imported") from error
     if not callable(found):
         raise override.error(f"{key}: {new} is not a class or function")
 

@@ -200,7 +200,7 @@ def trusted_object(name: str, place: str) -> Any:
         try:
             found = locate(name)
         except ImportError as error:
-            raise RecipeError(f"{place}: {error}") from error
+            raise RecipeError(f"{place}: there is no {name}, or it cannot be imported") from error
         # `torch.nn.os.system` begins well, and leads elsewhere.
         if _is_inside(_home_of(found), trusted):
             return found

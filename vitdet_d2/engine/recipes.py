@@ -13,6 +13,7 @@ from __future__ import annotations
 import builtins
 import copy
 import json
+import re
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -112,16 +113,21 @@ def _load_python(path: Path) -> DictConfig:
     try:
         return LazyConfig.load(str(path))
     except SyntaxError as error:
-        cause = error.__cause__ if isinstance(error.__cause__, SyntaxError) else error
-        raise RecipeError(
-            f"{cause.filename or path}:{cause.lineno}: syntax error: {cause.msg}"
-        ) from error
+        raise RecipeError(_syntax_error(path, error)) from error
     except RecipeError:
         raise
     except Exception as error:
         raise RecipeError(_failure(path, error)) from error
     finally:
         builtins.__import__ = own_import
+
+
+def _syntax_error(path: Path, error: SyntaxError) -> str:
+    # An installed Detectron2 wraps the error, and names the file in its text only.
+    cause = error.__cause__ if isinstance(error.__cause__, SyntaxError) else error
+    wrapped = re.fullmatch(r"Config file (.+) has syntax error!", str(error.msg))
+    file = wrapped[1] if wrapped else cause.filename or path
+    return f"{file}:{cause.lineno}: syntax error: {cause.msg}"
 
 
 def _failure(path: Path, error: Exception) -> str:
