@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -359,28 +356,6 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
         "gradients": {name: digest(name, v) for name, v in results["train"]["gradients"].items()},
         "logged": results["train"]["logged"],
     }
-
-
-def run_in_process(runtime: str, name: str, dtype: str, folder: Path) -> dict[str, Any]:
-    """Run a case in a process of its own.
-
-    Args:
-        runtime: ``bundled`` or ``installed``.
-        name: of the case.
-        dtype: ``float32`` or ``float64``.
-        folder: where the results are kept.
-
-    Returns:
-        What ``run`` gives, and ``initial`` weights.
-    """
-    path = folder / f"{runtime}_{name}_{dtype}.pt"
-    subprocess.run(
-        [sys.executable, "-m", __spec__.name, name, str(path), "--dtype", dtype],
-        env={**os.environ, "VITDET_D2_RUNTIME": runtime},
-        cwd=Path(__file__).parents[2],
-        check=True,
-    )
-    return torch.load(path, weights_only=True)
 
 
 def main() -> None:

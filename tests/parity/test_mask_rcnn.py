@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.parity.mask_rcnn_case import run_in_process
+from tests.parity.two_runtimes import run_in_process
 from vitdet_d2 import runtime
 
 pytestmark = [

@@ -220,8 +220,9 @@ class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):  # type: ignore
         self.deconv_relu = nn.ReLU()
         self.predictor = Conv2d(conv_dims[-1], num_classes, kernel_size=1)
 
-        for layer in [*self.conv_norm_relus, self.deconv]:
-            fill_msra(layer)
+        for conv in self.conv_norm_relus:
+            fill_msra(conv)
+        fill_msra(self.deconv)
         # Small weights: every mask starts near probability 1/2.
         nn.init.normal_(self.predictor.weight, std=0.001)
         assert self.predictor.bias is not None, "the mask predictor has a bias"

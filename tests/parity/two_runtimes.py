@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bundled runtime and an installed Detectron2, each in a process of its own.
+
+Imports no ``detectron2``: the process that compares needs neither.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def run_in_process(runtime: str, name: str, dtype: str, folder: Path) -> dict[str, Any]:
+    """Run a case in a process of its own.
+
+    Args:
+        runtime: ``bundled`` or ``installed``.
+        name: of the case.
+        dtype: ``float32`` or ``float64``.
+        folder: where the results are kept.
+
+    Returns:
+        What ``run`` gives, and ``initial`` weights.
+    """
+    path = folder / f"{runtime}_{name}_{dtype}.pt"
+    subprocess.run(
+        [sys.executable, "-m", "tests.parity.mask_rcnn_case", name, str(path), "--dtype", dtype],
+        env={**os.environ, "VITDET_D2_RUNTIME": runtime},
+        cwd=Path(__file__).parents[2],
+        check=True,
+    )
+    return torch.load(path, weights_only=True)
