@@ -57,6 +57,16 @@ def test_pooler_equals_one_box_at_a_time(output_size: int | tuple[int, int]) -> 
     assert maps[3].grad.abs().max() == 0 < maps[0].grad.abs().max()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_features_are_cropped_at_exact_boxes(dtype: torch.dtype) -> None:
+    # A ramp of one step per pixel at 1021: where bfloat16 would round the box by four pixels.
+    feature = (torch.arange(1024.0) - 1021).clamp(-8, 8).expand(1, 1, 2, 1024).to(dtype)
+    boxes = [Boxes(torch.tensor([[1021.0, 0, 1023, 2]]))]
+    crop = ROIPooler(1, [1.0], 0, "ROIAlignV2")([feature], boxes)
+    assert crop.dtype == dtype
+    assert float(crop) == 0.5
+
+
 def test_pooler_without_boxes() -> None:
     maps = [torch.randn(2, 3, 8 // 2**i, 8 // 2**i) for i in range(4)]
     pooler = ROIPooler(7, SCALES, 0, "ROIAlignV2")

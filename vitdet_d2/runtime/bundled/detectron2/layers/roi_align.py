@@ -7,6 +7,7 @@ Source: Mask R-CNN, arXiv 1703.06870, section 3; the behaviour of detectron2
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torchvision.ops import roi_align
 
@@ -55,14 +56,17 @@ class ROIAlign(nn.Module):
             raise ValueError(
                 f"rois: expected shape (R, 5) with the image's index first, got {tuple(rois.shape)}"
             )
-        return roi_align(
-            input,
-            rois.to(input.dtype),
+        # Half precision cannot hold coordinates: bfloat16 knows every fourth pixel beyond 512.
+        dtype = torch.promote_types(input.dtype, torch.float32)
+        crops = roi_align(
+            input.to(dtype),
+            rois.to(dtype),
             self.output_size,
             self.spatial_scale,
             self.sampling_ratio,
             self.aligned,
         )
+        return crops.to(input.dtype)
 
     def extra_repr(self) -> str:
         """Show the geometry in ``print(model)``."""
