@@ -41,7 +41,8 @@ lint: $(VENV)/.test
 
 types: $(VENV)/.test
 	$(BIN)/mypy vitdet_d2 train_net.py
-	$(BIN)/mypy -p detectron2
+	cd vitdet_d2/runtime/bundled && MYPYPATH=../../..:. $(abspath $(BIN))/mypy \
+		--config-file ../../../pyproject.toml -p detectron2
 
 check: lint types test
 

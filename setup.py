@@ -13,7 +13,7 @@ from setuptools import find_namespace_packages, setup
 ROOT = Path(__file__).parent
 VERSION = re.search(r'__version__ = "([^"]+)"', (ROOT / "vitdet_d2/__init__.py").read_text())[1]
 
-# Recipes live at the root, where users run them, and ship inside the package, where names find them.
+# Recipes live at the root, where users run them, and ship in the package, where names find them.
 RECIPE_FOLDERS = ["projects", "configs"]
 recipe_packages = {
     f"vitdet_d2.{name}": name.replace(".", "/")

@@ -18,7 +18,7 @@ def tensor(name: str, shape: tuple[int, ...], scale: float = 1.0) -> Tensor:
     """Return float64 values in ``[-scale, scale]`` that look random, fixed by name and shape."""
     seed = zlib.crc32(name.encode()) % 9973
     index = torch.arange(math.prod(shape), dtype=torch.float64)
-    # The fractional part of a large sine is a classic hash: no period shows in a tensor of any size.
+    # The fractional part of a large sine is a classic hash: no period shows in any tensor.
     value = torch.sin(index * 12.9898 + seed * 78.233) * 43758.5453
     value = 2 * (value - value.floor()) - 1
     value = torch.where(value.abs() < 1e-3, torch.full_like(value, 1e-3), value)
@@ -49,7 +49,7 @@ def fill_(module: nn.Module) -> nn.Module:
 
 
 def image(name: str, height: int, width: int) -> Tensor:
-    """Return a ``(3, height, width)`` float32 image with values in 0 to 255 and visible structure."""
+    """Return a ``(3, height, width)`` float32 image, values in 0 to 255, with visible structure."""
     y = torch.arange(height, dtype=torch.float64)[:, None] / height
     x = torch.arange(width, dtype=torch.float64)[None, :] / width
     waves = [torch.sin(9 * x * (k + 1) + 7 * y * (3 - k) + k) for k in range(3)]

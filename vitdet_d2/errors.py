@@ -35,7 +35,7 @@ class WeightsError(UserError):
     exit_code = 3
 
 
-class StoppedBySignal(RuntimeError):
+class StoppedBySignal(RuntimeError):  # noqa: N818  (an outcome, not a fault)
     """A run that a signal ended after its state was saved."""
 
     def __init__(self, signum: int, message: str) -> None:

@@ -41,7 +41,9 @@ def _pooler(output_size: int) -> DictConfig:
 
 
 _resnet = LazyCall("detectron2.modeling.ResNet")(
-    stem=LazyCall("detectron2.modeling.backbone.BasicStem")(in_channels=3, out_channels=64, norm="FrozenBN"),
+    stem=LazyCall("detectron2.modeling.backbone.BasicStem")(
+        in_channels=3, out_channels=64, norm="FrozenBN"
+    ),
     stages=LazyCall("detectron2.modeling.ResNet.make_default_stages")(
         depth=50, stride_in_1x1=True, norm="FrozenBN"
     ),
