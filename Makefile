@@ -42,7 +42,7 @@ lint: $(VENV)/.test
 types: $(VENV)/.test
 	$(BIN)/mypy vitdet_d2 train_net.py
 	cd vitdet_d2/runtime/bundled && MYPYPATH=../../..:. $(abspath $(BIN))/mypy \
-		--config-file ../../../pyproject.toml -p detectron2
+		--config-file ../../../pyproject.toml --cache-dir ../../../.mypy_cache -p detectron2
 
 check: lint types test
 

@@ -29,6 +29,7 @@ def cfg() -> DictConfig:
             ),
             "steps": [{"prob": 0.5, "sizes": [1, 2]}, {"prob": 0.7}],
             "shared": "${train.amp}",
+            "topk": (20, 10),
         },
         flags={"allow_objects": True},
     )  # fmt: skip
@@ -53,6 +54,9 @@ def cfg() -> DictConfig:
         ("steps.0.sizes.1=9", "steps.0.sizes", [1, 9]),
         ("steps=[]", "steps", []),
         ("model.size=[4]", "model.size", [4]),
+        ("topk=[4, 2]", "topk", (4, 2)),
+        ("topk.1=5", "topk", (20, 5)),
+        ("~topk.0", "topk", (10,)),
         ("model.norm=null", "model.norm", None),
         ("model.inner._target_=torch.nn.Bilinear", "model.inner._target_", "torch.nn.Bilinear"),
         ("model.inner.out_features=7", "model.inner.out_features", 7),
@@ -70,7 +74,7 @@ def test_accepted(cfg: DictConfig, override: str, key: str, value: Any) -> None:
     if override == "~train.seed":
         assert "seed" not in found
         return
-    assert found == value
+    assert (tuple(found) if isinstance(value, tuple) else found) == value
     assert not isinstance(value, str | bool) or type(found) is type(value)
 
 
@@ -105,6 +109,8 @@ REFUSED = {
     "model._target_=torch.nn.Conv9d": "there is no torch.nn.Conv9d",
     "model._target_=math.pi": "math.pi is not a class or function",
     "steps=3": "steps is a list and cannot become 3",
+    "topk=3": "topk is a list and cannot become 3",
+    "topk.2=3": "topk is a list of 2 items, numbered from 0",
 }
 
 
@@ -133,3 +139,20 @@ def test_all_keys_reach_into_lists_and_stop_at_references(cfg: DictConfig) -> No
     assert "steps.0.sizes.1" in keys
     assert "shared" in keys
     assert "shared.enabled" not in keys
+
+
+def test_a_tuple_takes_a_list_and_is_replaced_as_a_whole() -> None:
+    cfg = OmegaConf.create({"scales": (4.0, 2.0)})
+    apply_overrides(cfg, ["scales=[1.0]"])
+    assert list(cfg.scales) == [1.0]
+    assert type(cfg.scales) is type(OmegaConf.create({"of": (1,)}).of)
+    with pytest.raises(RecipeError, match="scales"):
+        apply_overrides(cfg, ["scales=2"])
+
+
+def test_an_item_of_a_tuple_says_how_to_replace_it() -> None:
+    cfg = OmegaConf.create({"scales": (4.0, 2.0)})
+    if type(cfg.scales).__name__ != "TupleConfig":
+        pytest.skip("before version 2.4 OmegaConf keeps tuples as lists, whose items can be set")
+    with pytest.raises(RecipeError, match=r"replaced as a whole: scales=\[\.\.\.\]"):
+        apply_overrides(cfg, ["scales.0=1"])

@@ -102,7 +102,7 @@ def apply_overrides(cfg: DictConfig, texts: Sequence[str]) -> None:
             continue
         parent, name = _find(cfg, override)
         if override.kind == "delete":
-            del parent[name]
+            _remove(parent, name)
         else:
             _set(parent, name, override, override.key, override.value)
 
@@ -120,8 +120,13 @@ def all_keys(cfg: Config, prefix: str = "") -> Iterator[str]:
         if OmegaConf.is_interpolation(cfg, name) or OmegaConf.is_missing(cfg, name):
             continue  # a key of its own, but what is below belongs elsewhere
         child = cfg[name]
-        if isinstance(child, DictConfig | ListConfig):
+        if isinstance(child, DictConfig) or _is_sequence(child):
             yield from all_keys(child, f"{prefix}{name}.")
+
+
+def _is_sequence(value: Any) -> bool:
+    """Whether it is a list or a tuple of a recipe (from 2.4 on, OmegaConf has tuples)."""
+    return OmegaConf.is_config(value) and isinstance(value, Sequence)
 
 
 def _value(parent: Config, name: Any) -> Any:
@@ -134,7 +139,7 @@ def _value(parent: Config, name: Any) -> Any:
 
 def _position(parent: Any, part: str) -> Any:
     """Return the part of a key as what indexes ``parent``, None where it has no such child."""
-    if isinstance(parent, ListConfig):
+    if _is_sequence(parent):
         is_position = part.isdecimal() and int(part) < len(parent)
         return int(part) if is_position else None
     if isinstance(parent, DictConfig):
@@ -166,7 +171,7 @@ def _find(cfg: DictConfig, override: Override) -> tuple[Config, Any]:
 
 
 def _unknown_key(cfg: DictConfig, override: Override, parent: Any, parent_key: str) -> RecipeError:
-    if isinstance(parent, ListConfig):
+    if _is_sequence(parent):
         return override.error(f"{parent_key} is a list of {len(parent)} items, numbered from 0")
     reason = f"the recipe has no key {override.key!r}"
     nearest = nearest_key(cfg, override.key)
@@ -231,7 +236,25 @@ def _set(parent: Config, name: Any, override: Override, key: str, new: Any) -> N
         _check_target(override, key, new)
         parent[name] = new
         return
-    parent[name] = _fit(old, override, key, new)
+    _store(parent, name, _fit(old, override, key, new))
+
+
+def _store(parent: Any, name: Any, value: Any) -> None:
+    """Put a value into a container; a tuple is replaced as a whole."""
+    if isinstance(parent, DictConfig | ListConfig):
+        parent[name] = value
+        return
+    items = list(parent)
+    items[name] = value
+    _store(parent._get_parent(), parent._key(), tuple(items))
+
+
+def _remove(parent: Any, name: Any) -> None:
+    if isinstance(parent, DictConfig | ListConfig):
+        del parent[name]
+    else:
+        rest = (item for index, item in enumerate(parent) if index != name)
+        _store(parent._get_parent(), parent._key(), tuple(rest))
 
 
 def _check_target(override: Override, key: str, new: Any) -> None:
@@ -248,7 +271,7 @@ def _check_target(override: Override, key: str, new: Any) -> None:
 def _describe(value: Any) -> str:
     if isinstance(value, DictConfig):
         return "a call" if "_target_" in value else "a mapping"
-    if isinstance(value, ListConfig):
+    if _is_sequence(value):
         return "a list"
     kinds = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
     return kinds.get(type(value), "an object that only a recipe file can make")
@@ -266,12 +289,20 @@ def _fit(old: Any, override: Override, key: str, new: Any) -> Any:
         int: isinstance(new, int | float) and not isinstance(new, bool),
         float: isinstance(new, int | float) and not isinstance(new, bool),
         str: isinstance(new, str | bool),
-        ListConfig: isinstance(new, list) or _is_interpolation(new),
         DictConfig: isinstance(new, dict) or _is_interpolation(new),
     }
+    if _is_sequence(old) and isinstance(new, list):
+        return new if isinstance(old, ListConfig) else tuple(new)
+    if _is_tuple(old) and isinstance(new, list):
+        return tuple(new)
     if not (fits.get(type(old), False) or _is_interpolation(new)):
         raise override.error(f"{key} is {_describe(old)} and cannot become {new!r}")
     return new
+
+
+def _is_tuple(value: Any) -> bool:
+    """Tell OmegaConf's node of a tuple, which versions before 2.4 do not have."""
+    return type(value).__name__ == "TupleConfig"
 
 
 def _is_interpolation(value: Any) -> bool:
