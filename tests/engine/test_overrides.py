@@ -148,11 +148,3 @@ def test_a_tuple_takes_a_list_and_is_replaced_as_a_whole() -> None:
     assert type(cfg.scales) is type(OmegaConf.create({"of": (1,)}).of)
     with pytest.raises(RecipeError, match="scales"):
         apply_overrides(cfg, ["scales=2"])
-
-
-def test_an_item_of_a_tuple_says_how_to_replace_it() -> None:
-    cfg = OmegaConf.create({"scales": (4.0, 2.0)})
-    if type(cfg.scales).__name__ != "TupleConfig":
-        pytest.skip("before version 2.4 OmegaConf keeps tuples as lists, whose items can be set")
-    with pytest.raises(RecipeError, match=r"replaced as a whole: scales=\[\.\.\.\]"):
-        apply_overrides(cfg, ["scales.0=1"])

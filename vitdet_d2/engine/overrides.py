@@ -293,16 +293,9 @@ def _fit(old: Any, override: Override, key: str, new: Any) -> Any:
     }
     if _is_sequence(old) and isinstance(new, list):
         return new if isinstance(old, ListConfig) else tuple(new)
-    if _is_tuple(old) and isinstance(new, list):
-        return tuple(new)
     if not (fits.get(type(old), False) or _is_interpolation(new)):
         raise override.error(f"{key} is {_describe(old)} and cannot become {new!r}")
     return new
-
-
-def _is_tuple(value: Any) -> bool:
-    """Tell OmegaConf's node of a tuple, which versions before 2.4 do not have."""
-    return type(value).__name__ == "TupleConfig"
 
 
 def _is_interpolation(value: Any) -> bool:
