@@ -106,6 +106,21 @@ def test_non_finite_stops_before_the_step(kind: type[Model], poison: float | Non
         assert all(torch.equal(moment[k], v) for k, v in moments[index].items())
 
 
+def test_a_model_that_finds_nan_itself_stops_with_the_same_kind_of_error() -> None:
+    model, optimizer = parts()
+    before = copy.deepcopy(model.state_dict())
+
+    def refuse(_: object) -> None:
+        raise FloatingPointError("boxes with NaN")
+
+    model.forward = refuse
+    trainer = Trainer(model, batches(), optimizer)
+    trainer.last_checkpoint = "model_0000003.pth"
+    with pytest.raises(NonFiniteError, match=r"NaN; at iteration 4 on rank 0, images .*0000003"):
+        trainer.train(4, 6)
+    assert all(torch.equal(t, before[k]) for k, t in model.state_dict().items())
+
+
 def test_autocast_reaches_the_forward_pass_only() -> None:
     model, optimizer = parts()
     Trainer(model, batches(), optimizer, autocast_dtype=torch.bfloat16).train(0, 1)

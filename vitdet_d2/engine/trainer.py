@@ -103,14 +103,22 @@ class Trainer(TrainerBase):
         """One iteration.
 
         Raises:
-            NonFiniteError: on every rank, if a loss or gradient of any rank is not finite; the
-                model and the optimizer are as they were before the step.
+            NonFiniteError: on every rank, if a loss or gradient of any rank is not finite; on
+                this one alone, if the model itself says so. The model and the optimizer are as
+                they were before the step.
         """
         assert self.model.training, "the model was left in evaluation mode"
         start = time.perf_counter()
         batch = self._next_batch()
         data_time = time.perf_counter() - start
-        losses = self._forward(batch)
+        try:
+            losses = self._forward(batch)
+        except FloatingPointError as error:  # of the RPN, which meets a divergence first
+            raise NonFiniteError(
+                f"{error}; at iteration {self.iter} on rank {comm.get_rank()}, images "
+                f"{', '.join(_file_names(batch))}. Stopped before the step; last good checkpoint: "
+                f"{self.last_checkpoint}"
+            ) from error
         self.optimizer.zero_grad()
         # Upstream's order of summation, by which the total is bit-identical.
         total = cast(Tensor, sum(losses.values()))
@@ -182,7 +190,7 @@ class Trainer(TrainerBase):
         bad = [r for r, report in enumerate(reports) if not all(map(math.isfinite, report))]
         if not bad:
             return
-        images = comm.all_gather([str(sample.get("file_name", "?")) for sample in batch])
+        images = comm.all_gather(_file_names(batch))
         # Gradients are averaged, so that one bad loss spoils those of every rank.
         guilty = [r for r in bad if not all(map(math.isfinite, reports[r][: len(losses)]))]
         rank = (guilty or bad)[0]
@@ -214,3 +222,7 @@ class Trainer(TrainerBase):
                 self.storage.put_scalar(name, value)
         if self.grad_scaler is None:
             self.storage.put_scalar("grad_norm", reports[0][-3])
+
+
+def _file_names(batch: Sequence[Mapping[str, Any]]) -> list[str]:
+    return [str(sample.get("file_name", "?")) for sample in batch]
