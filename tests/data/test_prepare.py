@@ -83,7 +83,7 @@ def test_recipe_follows_its_data(data: Path, caplog: pytest.LogCaptureFixture) -
         val_json=str(data),
         keep_empty=True,
     )
-    with caplog.at_level(logging.INFO, "vitdet_d2"):
+    with caplog.at_level(logging.DEBUG, "vitdet_d2"):
         info = prepare_datasets(cfg)
     assert info.thing_classes == ("cat", "dog")
     assert info.dataset_ids == (3, 7)

@@ -33,6 +33,23 @@ def test_report_of_one_task_without_classes():
     assert text == "         AP  AP50\nbox AP  1.0   2.0"
 
 
+def test_many_classes_stand_side_by_side():
+    results = {"bbox": {"AP": 1.0, **{f"AP-kind {i}": i + 0.04 for i in range(23)}}}
+    lines = format_report(results).split("\n")
+    assert lines[3:5] == [
+        "class   box AP    class    box AP    class    box AP",
+        "kind 0     0.0    kind 10    10.0    kind 20    20.0",
+    ]
+    assert lines[13] == "kind 9     9.0    kind 19    19.0"
+    assert len(lines) == 14
+    assert max(map(len, lines)) <= 80
+
+
+def test_hundreds_of_classes_are_left_to_the_json():
+    results = {"bbox": {"AP": 1.0, **{f"AP-{i}": 1.0 for i in range(101)}}}
+    assert format_report(results).endswith("AP of each of the 101 classes: see the JSON")
+
+
 def test_summary_is_one_line():
     assert summary_line(RESULTS) == "box AP 41.2 (AP50 60.0), mask AP 36.0 (AP50 55.5)"
     assert summary_line({"bbox": {"AP": math.nan}}) == "box AP n/a (AP50 n/a)"

@@ -324,11 +324,13 @@ def _log_data(data: _Used) -> None:
 
 
 def _log_classes(data: _Used) -> None:
-    """Print the table category id -> class index -> name."""
+    """Name the classes; the log file gets the table category id -> class index -> name."""
+    shown = ", ".join(data.classes[:20]) + (", ..." if len(data.classes) > 20 else "")
+    logger.info("%d classes: %s", len(data.classes), shown)
     ids: Sequence[int | str] = data.ids or ["-"] * len(data.classes)
     rows = enumerate(zip(ids, data.classes, strict=True))
     table = "\n".join(f"{number!s:>8} {index:>6}  {name}" for index, (number, name) in rows)
-    logger.info("%d classes:\n      id  index  name\n%s", len(data.classes), table)
+    logger.debug("Classes:\n      id  index  name\n%s", table)
 
 
 def _set_num_classes(cfg: DictConfig, num_classes: int) -> None:

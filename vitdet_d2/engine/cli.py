@@ -81,6 +81,7 @@ def _train(argv: Sequence[str], prog: str) -> None:
 def _guarded(command: Callable[[], None], argv: Sequence[str]) -> int:
     """Run a command; turn errors for users into a line and an exit code."""
     # fvcore compiles at import what is not used here; nobody who reads the warning can act on it.
+    # The rest of such warnings is up to `run_rank`, which runs in every process.
     warnings.filterwarnings("ignore", r".*torch\.jit\.script", FutureWarning)
     try:
         command()

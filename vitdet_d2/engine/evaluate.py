@@ -20,7 +20,9 @@ from torch import nn
 
 from vitdet_d2.engine import random_state
 from vitdet_d2.engine.build import build_model, resolve_device
+from vitdet_d2.engine.progress import EvaluationBar
 from vitdet_d2.engine.settings import read_settings
+from vitdet_d2.engine.terminal import shows_bars
 from vitdet_d2.errors import RecipeError, WeightsError
 
 logger = logging.getLogger(__name__)
@@ -118,6 +120,8 @@ def evaluate_model(
     folder = output_dir / RESULTS_FOLDER
     with random_state.preserved():
         loader = wrap_loader(instantiate(cfg.dataloader.test))
+        if shows_bars():
+            loader = EvaluationBar(loader)
         evaluator = instantiate(_evaluator_node(cfg, folder))
         results = inference_on_dataset(model, loader, evaluator)
     if not comm.is_main_process() or not results:

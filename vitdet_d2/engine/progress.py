@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import logging
-import sys
+from collections.abc import Iterator, Sized
 from pathlib import Path
+from typing import Any
 
 from detectron2.engine import HookBase
 from detectron2.engine.hooks import PeriodicWriter
@@ -18,13 +17,11 @@ from detectron2.utils.events import (
     TensorboardXWriter,
 )
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vitdet_d2.engine.atomic_write import atomic_write
+from vitdet_d2.engine.terminal import bar, shows_bars
 
 METRICS_FILE = "metrics.json"
-# Their handlers write to the terminal, and would cut through the bar.
-_LOGGERS = ("", "detectron2", "fvcore", "vitdet_d2")
 
 
 def progress_hooks(
@@ -39,13 +36,13 @@ def progress_hooks(
         log_period: in iterations.
     """
     trim_metrics(output_dir / METRICS_FILE, start_iter)
-    files: list[EventWriter] = [
+    writers: list[EventWriter] = [
+        CommonMetricPrinter(max_iter),
         JSONWriter(str(output_dir / METRICS_FILE)),
         TensorboardXWriter(str(output_dir), purge_step=start_iter),
     ]
-    if sys.stderr.isatty():
-        return [PeriodicWriter(files, log_period), ProgressBar()]
-    return [PeriodicWriter([CommonMetricPrinter(max_iter), *files], log_period)]
+    hooks: list[HookBase] = [PeriodicWriter(writers, log_period)]
+    return [*hooks, ProgressBar()] if shows_bars() else hooks
 
 
 def trim_metrics(path: Path, start_iter: int) -> None:
@@ -92,22 +89,11 @@ class ProgressBar(HookBase):
 
     def __init__(self) -> None:
         self._bar: tqdm | None = None
-        self._open = contextlib.ExitStack()
 
     def before_train(self) -> None:
-        """Draw the bar, and let log lines pass above it."""
+        """Draw the bar."""
         trainer = self.trainer
-        loggers = [logging.getLogger(name) for name in _LOGGERS]
-        self._open.enter_context(logging_redirect_tqdm(loggers=loggers))
-        self._bar = self._open.enter_context(
-            tqdm(
-                total=trainer.max_iter,
-                initial=trainer.start_iter,
-                desc="train",
-                unit="it",
-                dynamic_ncols=True,
-            )
-        )
+        self._bar = bar(total=trainer.max_iter, initial=trainer.start_iter, desc="train", unit="it")
 
     def after_step(self) -> None:
         """Advance the bar."""
@@ -124,4 +110,25 @@ class ProgressBar(HookBase):
 
     def after_train(self) -> None:
         """Leave the bar where it is."""
-        self._open.close()
+        if self._bar is not None:
+            self._bar.close()
+
+
+class EvaluationBar:
+    """A loader whose progress is shown while it is read; it leaves nothing behind."""
+
+    def __init__(self, loader: Any) -> None:
+        """Wrap a loader.
+
+        Args:
+            loader: iterable with a length.
+        """
+        self._loader = loader
+
+    def __len__(self) -> int:
+        assert isinstance(self._loader, Sized), "evaluation needs a loader with a length"
+        return len(self._loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        with bar(self._loader, total=len(self), desc="evaluate", unit="it", leave=False) as shown:
+            yield from shown

@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 from omegaconf import DictConfig
 
 import vitdet_d2
@@ -23,7 +21,8 @@ from vitdet_d2.engine.arguments import RunArguments
 from vitdet_d2.engine.launch import Plan, launch, make_plan
 from vitdet_d2.engine.recipe_json import changes, to_json
 from vitdet_d2.engine.recipes import load_recipe, save_resolved
-from vitdet_d2.engine.run_folder import claim
+from vitdet_d2.engine.run_folder import claim, make_writable
+from vitdet_d2.engine.terminal import quiet_third_parties, start_logging, stop_logging
 from vitdet_d2.errors import RecipeError, UserError
 
 logger = logging.getLogger(__name__)
@@ -99,35 +98,38 @@ def run_rank(arguments: RunArguments, plan: Plan) -> None:
     Raises:
         UserError: on every process, where one of them or the folder has a fault.
     """
+    quiet_third_parties()
     cfg = resolve(arguments, plan)
     device = choose_device(cfg, arguments, plan)
     if arguments.eval_only:
         from vitdet_d2.engine.evaluate import do_eval
 
         cfg.train.device = device
-        start_logging(cfg.train.output_dir)
-        do_eval(cfg)
+        make_writable(Path(cfg.train.output_dir))
+        with _logging(cfg.train.output_dir):
+            do_eval(cfg)
         return
     from vitdet_d2.engine.train import do_train
 
-    with _claimed_folder(cfg, arguments) as folder:
+    with _claimed_folder(cfg, arguments) as folder, _logging(str(folder)):
         cfg.train.output_dir = str(folder)
-        start_logging(str(folder))
         if comm.is_main_process():
             _record(cfg, folder, arguments)
         cfg.train.device = device  # after saving: the next run may be on another machine
         do_train(cfg, resume=arguments.resume)
 
 
-def start_logging(output_dir: str) -> None:
-    """Send the messages of this process to the terminal (rank 0) and to ``log.txt``.
-
-    Args:
-        output_dir: the run folder; other ranks get files of their own.
-    """
-    folder = str(Path(output_dir).resolve())
-    for name in ("vitdet_d2", "detectron2", "fvcore"):
-        setup_logger(folder, comm.get_rank(), name=name, color=sys.stdout.isatty())
+@contextlib.contextmanager
+def _logging(output_dir: str) -> Iterator[None]:
+    """Log to the terminal and a file for the duration of the block; the file tells how it ended."""
+    start_logging(output_dir)
+    try:
+        yield
+    except BaseException:
+        logger.debug("The run ended early", exc_info=True)
+        raise
+    finally:
+        stop_logging()
 
 
 def _record(cfg: DictConfig, folder: Path, arguments: RunArguments) -> None:

@@ -71,7 +71,8 @@ def claim(
     folder = Path(output_dir)
     if auto_increment:
         folder = _first_free(folder)
-    _make_writable(folder)
+    _check(folder, resume, overwrite)  # before anything is made
+    make_writable(folder)
     with _lock(folder):
         _check(folder, resume, overwrite)
         if overwrite:
@@ -105,8 +106,11 @@ def _check(folder: Path, resume: Resume, overwrite: bool) -> None:
         )
 
 
-def _make_writable(folder: Path) -> None:
+def make_writable(folder: Path) -> None:
     """Make the folder, and write a byte into it.
+
+    Args:
+        folder: of the run.
 
     Raises:
         UserError: the system refuses.

@@ -27,7 +27,7 @@ from vitdet_d2.engine.build import (
     resolve_device,
     wrap_parallel,
 )
-from vitdet_d2.engine.checkpoint_store import CheckpointStore
+from vitdet_d2.engine.checkpoint_store import FINAL, CheckpointStore
 from vitdet_d2.engine.evaluate import RESULTS_FOLDER, draw_pictures, evaluate_model
 from vitdet_d2.engine.hooks.checkpoint import CheckpointHook
 from vitdet_d2.engine.hooks.evaluation import EvaluationHook
@@ -78,7 +78,8 @@ def do_train(cfg: DictConfig, *, resume: Resume = "never") -> None:
     seed = _choose_seed(settings.seed, state)
     random_state.seed_everything(seed + comm.get_rank())
 
-    parts = _build_parts(cfg, settings, device, seed, info)
+    precision = autocast_dtype(settings, device)
+    parts = _build_parts(cfg, settings, device, seed, info, precision)
     start_iter = 0
     if state is not None:
         start_iter = parts.restore(state)
@@ -93,7 +94,7 @@ def do_train(cfg: DictConfig, *, resume: Resume = "never") -> None:
             wrap_parallel(parts.model, settings),
             parts.loader,
             parts.optimizer,
-            autocast_dtype=autocast_dtype(settings, device),
+            autocast_dtype=precision,
             grad_scaler=parts.grad_scaler,
             stop=stop,
         )
@@ -106,6 +107,7 @@ def do_train(cfg: DictConfig, *, resume: Resume = "never") -> None:
         trainer.train(start_iter, settings.max_iter)
     if settings.pictures and comm.is_main_process():
         draw_pictures(cfg, parts.model, settings.output_dir, count=settings.pictures)
+    logger.info("Trained for %d iterations; weights in %s", settings.max_iter, store.folder / FINAL)
     comm.synchronize()
 
 
@@ -154,13 +156,18 @@ def _choose_seed(configured: int | None, state: dict[str, Any] | None) -> int:
 
 
 def _build_parts(
-    cfg: DictConfig, settings: TrainSettings, device: torch.device, seed: int, info: Any
+    cfg: DictConfig,
+    settings: TrainSettings,
+    device: torch.device,
+    seed: int,
+    info: Any,
+    precision: torch.dtype | None,
 ) -> TrainingParts:
     recipe = to_json(cfg)
     model = build_model(cfg, device)
-    logger.info("Model:\n%s", model)
+    logger.debug("Model:\n%s", model)
     optimizer = build_optimizer(cfg, model)
-    use_scaler = autocast_dtype(settings, device) is torch.float16
+    use_scaler = precision is torch.float16
     return TrainingParts(
         model=model,
         optimizer=optimizer,

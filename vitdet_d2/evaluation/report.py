@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -18,6 +19,9 @@ Results = Mapping[str, Mapping[str, float]]
 
 _TASK_TITLES = {"bbox": "box AP", "segm": "mask AP"}
 _CLASS_PREFIX = "AP-"
+_LINE = 80  # characters, where a class's name leaves room
+# A list of more fills the screen; all classes are in the JSON.
+_MOST_CLASSES = 100
 
 
 def flatten_metrics(results: Results) -> dict[str, float]:
@@ -54,12 +58,14 @@ def format_report(results: Results) -> str:
     classes = list(
         dict.fromkeys(n for m in results.values() for n in m if n.startswith(_CLASS_PREFIX))
     )
-    if classes:
+    if len(classes) > _MOST_CLASSES:
+        lines += ["", f"AP of each of the {len(classes)} classes: see the JSON"]
+    elif classes:
         rows = [
             [name.removeprefix(_CLASS_PREFIX), *(_number(results[t].get(name)) for t in tasks)]
             for name in classes
         ]
-        lines += ["", *_aligned([["class", *map(_title, tasks)], *rows])]
+        lines += ["", *_side_by_side(["class", *map(_title, tasks)], rows)]
     if any(math.isnan(value) for value in flatten_metrics(results).values()):
         lines += ["", "n/a: no ground truth; it counts in no average"]
     return "\n".join(lines)
@@ -95,6 +101,25 @@ def _number(value: float | None) -> str:
 
 def _json_number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
+
+
+def _side_by_side(head: list[str], rows: list[list[str]]) -> list[str]:
+    """Lay a long table out in as many columns of itself as a line has room for."""
+    width = max(map(len, _aligned([head, *rows])))
+    gap = 4
+    most = max(1, (_LINE + gap) // (width + gap))
+    per_column = max(10, -(-len(rows) // most))
+    columns = [
+        _aligned([head, *rows[start : start + per_column]])
+        for start in range(0, len(rows), per_column)
+    ]
+    separator = " " * gap
+    return [
+        separator.join(
+            cell.ljust(max(map(len, column))) for cell, column in zip(line, columns, strict=True)
+        ).rstrip()
+        for line in itertools.zip_longest(*columns, fillvalue="")
+    ]
 
 
 def _aligned(rows: list[list[str]]) -> list[str]:
