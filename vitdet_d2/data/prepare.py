@@ -292,12 +292,14 @@ def _check_training_data(cfg: DictConfig, used: list[_Used]) -> None:
     mapper = OmegaConf.select(cfg, "dataloader.train.mapper")
     if not isinstance(mapper, DictConfig) or not mapper.get("use_instance_mask"):
         return
+    recomputes = mapper.get("recompute_boxes")
+    also = "dataloader.train.mapper.recompute_boxes=False " if recomputes else ""
     for report in known:
         if report.num_without_mask:
             raise DataError(
                 f"{report.source}: {report.num_without_mask} instances have no 'segmentation', but "
                 "the recipe trains masks; add them, or train boxes only with "
-                "dataloader.train.mapper.use_instance_mask=False and "
+                f"dataloader.train.mapper.use_instance_mask=False {also}"
                 "model.roi_heads.mask_in_features=null"
             )
     packed = sum(report.num_rle_masks for report in known)
