@@ -32,6 +32,8 @@ def fail_on_one(kind: str) -> None:
     if comm.get_rank() == 1:
         if kind == "user":
             raise DataError("image 5 is missing")
+        if kind == "long":  # more than a pipe holds
+            raise DataError("x" * 200_000)
         if kind == "bug":
             raise KeyError("surprise")
         os.kill(os.getpid(), signal.SIGKILL)

@@ -89,6 +89,7 @@ def test_two_processes_meet(tmp_path: Path) -> None:
 FORKED = "tests.engine.launched:launch_forked"
 FAILURES = {
     "user": (3, r"^error: image 5 is missing\n$"),
+    "long": (3, r"^error: x{200000}\n$"),
     "bug": (1, r"^error: Traceback[^$]*in fail_on_one[^$]*rank 1 failed with KeyError: 'surprise'"),
     "kill": (1, r"^error: process 1 was ended by SIGKILL \(the system does that when memory"),
 }

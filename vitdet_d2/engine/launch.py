@@ -259,24 +259,32 @@ def _watch(ranks: Sequence[BaseProcess], pipes: Sequence[Connection]) -> _Failur
     failures: list[_Failure] = []
     deadline: float | None = None
     running = dict(enumerate(ranks))
+    unheard, told = dict(enumerate(pipes)), dict[int, _Failure]()
     while running:
         remaining = None if deadline is None else max(0.0, deadline - time.monotonic())
-        wait([process.sentinel for process in running.values()], timeout=remaining)
+        sentinels = [process.sentinel for process in running.values()]
+        wait([*sentinels, *unheard.values()], timeout=remaining)
         if deadline is not None and time.monotonic() >= deadline:
             break
-        for index in [index for index, process in running.items() if not process.is_alive()]:
+        ended = [index for index, process in running.items() if not process.is_alive()]
+        _hear(unheard, told)
+        for index in ended:
             process = running.pop(index)
             if process.exitcode == 0:
                 continue
-            failures.append(_failure_of(index, process, pipes[index]))
+            failures.append(told.get(index) or _silent_failure(index, process))
             deadline = deadline or time.monotonic() + GRACE_SECONDS
     return min(failures, key=lambda failure: failure.order, default=None)
 
 
-def _failure_of(index: int, process: BaseProcess, pipe: Connection) -> _Failure:
-    with contextlib.suppress(EOFError, OSError):
-        if pipe.poll():
-            return pipe.recv()
+def _hear(unheard: dict[int, Connection], told: dict[int, _Failure]) -> None:
+    """Take what ranks tell while they live: no rank ends before a long message is read."""
+    for index in [index for index, pipe in unheard.items() if pipe.poll()]:
+        with contextlib.suppress(EOFError, OSError):
+            told[index] = unheard.pop(index).recv()
+
+
+def _silent_failure(index: int, process: BaseProcess) -> _Failure:
     code = process.exitcode
     if code is not None and code < 0:
         ended = f"was ended by {signal.Signals(-code).name}"
