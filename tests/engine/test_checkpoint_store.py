@@ -237,6 +237,8 @@ def test_final_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
         monkeypatch.setattr(os, "link", refuse)
     final = store.save_final(tmp_path / "model_0000001.pth")
     assert final == tmp_path / "model_final.pth"
+    assert store.save_final(tmp_path / "model_0000001.pth") == final  # a second time
+    assert not list(tmp_path.glob("*.tmp-*"))
     assert final.read_bytes() == (tmp_path / "model_0000001.pth").read_bytes()
     assert (tmp_path / "last_checkpoint").read_text() == "model_final.pth"
     fresh = CheckpointStore(tmp_path)

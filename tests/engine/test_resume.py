@@ -127,6 +127,18 @@ def test_killed_before_the_final_copy_is_completed(
     assert metrics(run)[-1] == {"bbox/AP": 7.0, "iteration": 12}
 
 
+def test_resume_of_a_complete_run_changes_nothing(
+    zygote: Zygote, tiny_data: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    job = {"data": str(tiny_data), "output_dir": str(run), "max_iter": 3}
+    assert zygote.run(TRAIN, tmp_path / "log", **job) == 0
+    files, lines = sorted(p.name for p in run.glob("model_*")), metrics(run)
+    assert zygote.run(TRAIN, tmp_path / "log", **job, resume="required") == 0
+    assert sorted(p.name for p in run.glob("model_*")) == files
+    assert metrics(run) == lines
+
+
 def test_killed_at_random_moments_equals_uninterrupted(
     zygote: Zygote, tiny_data: Path, reference: Path, tmp_path: Path
 ) -> None:
@@ -181,6 +193,7 @@ def test_drawn_seed_is_kept(zygote: Zygote, tiny_data: Path, tmp_path: Path) -> 
     ("changes", "code", "message"),
     [
         ({"total_batch_size": 4, "max_iter": 14}, 2, "batch size"),
+        ({"max_iter": 11}, 2, "has 12 iterations behind it, train.max_iter is 11"),
         ({"ballast": 8}, 3, "does not fit this recipe"),
     ],
 )

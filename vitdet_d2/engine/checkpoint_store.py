@@ -151,6 +151,8 @@ class CheckpointStore:
                 with open(temporary, "rb+") as file:
                     os.fsync(file.fileno())
             os.replace(temporary, final)
+            # Between two names of one file, renaming does nothing and leaves both.
+            temporary.unlink(missing_ok=True)
             sync_folder(self.folder)
             self._write_json(final.with_suffix(".json"), {**record.manifest, "file": FINAL})
             self._write_pointer(FINAL)

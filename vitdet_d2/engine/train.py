@@ -175,6 +175,7 @@ def _build_parts(
         loader=build_train_loader(cfg, seed),
         grad_scaler=torch.amp.GradScaler(device.type) if use_scaler else None,
         seed=seed,
+        max_iter=settings.max_iter,
         thing_classes=info.thing_classes,
         dataset_ids=info.dataset_ids,
         recipe=recipe,

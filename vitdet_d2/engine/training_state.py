@@ -47,6 +47,7 @@ class TrainingParts:
         loader: has ``state()``, ``restore()`` and ``seek()`` if it can be resumed.
         grad_scaler: for float16.
         seed: the run's.
+        max_iter: iterations of the run in all.
         thing_classes: names, in the order of the model's outputs.
         dataset_ids: category ids of the data set, in the same order.
         recipe: as JSON, from which it can be run again (`recipe_json.to_json`).
@@ -58,6 +59,7 @@ class TrainingParts:
     loader: Any
     grad_scaler: torch.amp.GradScaler | None
     seed: int
+    max_iter: int
     thing_classes: Sequence[str]
     dataset_ids: Sequence[int]
     recipe: str
@@ -94,7 +96,8 @@ class TrainingParts:
             The iteration to continue with.
 
         Raises:
-            RecipeError: the state belongs to other classes or to another batch size.
+            RecipeError: the state belongs to other classes, to another batch size, or to a longer
+                run.
             WeightsError: it does not fit the model or optimizer, or a part is missing.
         """
         needed = ("optimizer", "scheduler", "iteration", "vitdet_d2")
@@ -102,6 +105,13 @@ class TrainingParts:
         if missing:
             raise WeightsError(f"checkpoint: no {', '.join(missing)}; it cannot be resumed")
         self._require_same_classes(state["vitdet_d2"].get("thing_classes"))
+        start_iter = int(state["iteration"]) + 1
+        if start_iter > self.max_iter:
+            raise RecipeError(
+                f"--resume: the checkpoint has {start_iter} iterations behind it, train.max_iter "
+                f"is {self.max_iter}; give at least train.max_iter={start_iter}, or start a new "
+                "run with another train.output_dir"
+            )
         try:
             self.model.load_state_dict(state["model"])
             configured = [dict(g, params=None) for g in self.optimizer.param_groups]
@@ -118,7 +128,6 @@ class TrainingParts:
             group["lr"] = rate
         if self.grad_scaler is not None and "grad_scaler" in state:
             self.grad_scaler.load_state_dict(state["grad_scaler"])
-        start_iter = int(state["iteration"]) + 1
         self._seek(start_iter, state.get("sampler"))
         return start_iter
 
@@ -170,6 +179,8 @@ def restore_metrics(storage: EventStorage, state: Mapping[str, Any]) -> None:
     for name, values in state.get("metrics", {}).items():
         for value, iteration in values:
             storage.put_scalar(name, value, cur_iter=iteration)
+        # Writers write what is latest: these values are in their files already.
+        storage.latest().pop(name, None)
 
 
 def _recent_metrics(storage: EventStorage) -> dict[str, list[tuple[float, int]]]:
