@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from tests.checks.bad_coco import good, rle, with_, without
 from vitdet_d2.checks import check_coco_annotations
@@ -328,6 +329,23 @@ def test_exif_orientation_is_recognised(images: Path) -> None:
         check_coco_annotations(good(), images)
     # Stored on its side, shown as the annotations say.
     Image.new("RGB", (40, 60)).save(images / "10.png", exif=exif)
+    assert check_coco_annotations(good(), images).num_images == 2
+    # The tag may stand behind the pixels of a PNG.
+    stored = (images / "10.png").read_bytes()
+    start, pixels, end = (stored.index(name) - 4 for name in (b"eXIf", b"IDAT", b"IEND"))
+    assert start < pixels
+    moved = stored[:start] + stored[pixels:end] + stored[start:pixels] + stored[end:]
+    (images / "10.png").write_bytes(moved)
+    assert check_coco_annotations(good(), images).num_images == 2
+
+
+def test_pictures_are_not_decoded(images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand PNG files of 2 megapixels would take a minute."""
+
+    def refuse(picture: Image.Image) -> None:
+        raise AssertionError(f"{picture.filename} is decoded")  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(PngImageFile, "load", refuse)
     assert check_coco_annotations(good(), images).num_images == 2
 
 
