@@ -32,6 +32,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 __all__ = ["create_ddp_model", "default_argument_parser", "default_setup", "default_writers"]
 
+# Ports that no service may claim (RFC 6335, section 6).
+_DYNAMIC_PORTS = range(49152, 65536)
+
 _EPILOG = """
 Examples:
   one machine:        {prog} --num-gpus 8 --config-file recipe.py
@@ -95,8 +98,8 @@ def default_argument_parser(epilog: str | None = None) -> argparse.ArgumentParse
 
 def _port_of_user() -> int:
     """A port that is the same every time, so that a left-over process is noticed."""
-    user = os.getuid() if sys.platform != "win32" else 1
-    return 2**15 + 2**14 + hash(user) % 2**14
+    user = os.getuid() if hasattr(os, "getuid") else 1
+    return _DYNAMIC_PORTS[user % len(_DYNAMIC_PORTS)]
 
 
 def _first_of(cfg: DictConfig, *keys: str, default: Any) -> Any:
