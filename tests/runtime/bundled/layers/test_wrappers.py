@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from detectron2.layers import (
     CNNBlockBase,
@@ -92,6 +93,18 @@ def test_suppression_is_per_category() -> None:
     assert batched_nms(boxes.half(), scores, torch.tensor([0, 0, 0, 0]), 0.5).tolist() == [1, 3]
     none = torch.zeros(0)
     assert batched_nms(torch.zeros(0, 4), none, none.long(), 0.5).shape == (0,)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_suppression_takes_scores_of_any_type(dtype: torch.dtype) -> None:
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 9], [50, 50, 60, 60]])
+    scores = torch.tensor([0.5, 0.75, 0.25], dtype=dtype)
+    for box_type in (dtype, torch.float32):
+        keep = batched_nms(boxes.to(box_type), scores, torch.tensor([0, 0, 0]), 0.5)
+        assert keep.tolist() == [1, 2]
+    # Closer than float32 can tell apart: the second is better all the same.
+    close = torch.tensor([0.5, 0.5 + 1e-12, 0.25], dtype=torch.float64)
+    assert batched_nms(boxes, close, torch.tensor([0, 0, 0]), 0.5).tolist() == [1, 2]
 
 
 def test_frozen_block() -> None:

@@ -6,6 +6,7 @@ Source: the behaviour of detectron2 ``layers/nms.py``.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 from torchvision.ops import boxes as box_ops
 from torchvision.ops import nms
@@ -17,9 +18,9 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     """Suppress boxes that overlap a better one of the same category.
 
     Args:
-        boxes: ``(N, 4)``, XYXY; suppressed in float32, since half precision cannot hold the
-            offsets that keep categories apart.
-        scores: ``(N,)``.
+        boxes: ``(N, 4)``, XYXY; rounded to float32, since half precision cannot hold the offsets
+            that keep categories apart.
+        scores: ``(N,)``, of any floating type: those of a float64 model are compared as such.
         idxs: ``(N,)``, the category (or feature level) of each box.
         iou_threshold: boxes of one category with a larger IoU than this are duplicates.
 
@@ -31,4 +32,6 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
     """
     if boxes.shape[-1] != 4:
         raise ValueError(f"boxes: expected shape (N, 4), got {tuple(boxes.shape)}")
-    return box_ops.batched_nms(boxes.float(), scores, idxs, iou_threshold)
+    # The operator takes boxes and scores of one type only.
+    dtype = torch.promote_types(scores.dtype, torch.float32)
+    return box_ops.batched_nms(boxes.float().to(dtype), scores.to(dtype), idxs, iou_threshold)
