@@ -143,7 +143,7 @@ def test_pictures_are_stored_every_period() -> None:
             storage.step()
     assert put_image.call_count == 2
     name, picture = put_image.call_args.args
-    assert name == "Left: GT bounding boxes;  Right: Predicted proposals"
+    assert name == "ground truth (left), best proposals (right)"
     assert picture.shape == (3, 20, 80)
     assert picture.dtype == np.uint8
 

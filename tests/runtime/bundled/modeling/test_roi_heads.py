@@ -318,7 +318,7 @@ def test_mask_loss_draws_pictures_on_request() -> None:
         mask_rcnn_loss(torch.randn(3, 3, 4, 4), _mask_instances(), vis_period=2)
     assert put_image.call_count == 3
     name, picture = put_image.call_args.args
-    assert name == "Left: mask prediction;   Right: mask GT (2)"
+    assert name == "mask 2: prediction (left), ground truth (right)"
     assert picture.shape == (3, 4, 8)
 
 

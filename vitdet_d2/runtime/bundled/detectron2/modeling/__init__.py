@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from detectron2.layers import ShapeSpec
 from detectron2.modeling.anchor_generator import ANCHOR_GENERATOR_REGISTRY
 from detectron2.modeling.backbone import BACKBONE_REGISTRY, FPN, Backbone, vit
 from detectron2.modeling.meta_arch import META_ARCH_REGISTRY, GeneralizedRCNN
@@ -37,6 +38,7 @@ __all__ = [
     "FastRCNNOutputLayers",
     "GeneralizedRCNN",
     "ROIHeads",
+    "ShapeSpec",
     "SimpleFeaturePyramid",  # noqa: F822  (lazy)
     "StandardROIHeads",
     "ViT",  # noqa: F822  (lazy)

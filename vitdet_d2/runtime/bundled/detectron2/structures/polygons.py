@@ -24,7 +24,8 @@ MIN_SIDE = 0.1
 
 def polygon_area(x: np.ndarray, y: np.ndarray) -> float:
     """Return the area of a polygon from its corners, by the shoelace formula."""
-    return 0.5 * np.abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))
+    next_x, next_y = np.roll(x, -1), np.roll(y, -1)
+    return float(abs((x * next_y - next_x * y).sum()) / 2)
 
 
 def polygons_to_bitmask(polygons: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:

@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _DATE_FORMAT = "%m/%d %H:%M:%S"
+_ABBREVIATIONS = {"detectron2": "d2"}
 _PLAIN_FORMAT = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
 
 
@@ -82,7 +83,7 @@ def setup_logger(
     logger.setLevel(logging.DEBUG)
     logger.propagate = enable_propagation
     if abbrev_name is None:
-        abbrev_name = "d2" if name == "detectron2" else name
+        abbrev_name = _ABBREVIATIONS.get(name, name)
     plain = logging.Formatter(_PLAIN_FORMAT, datefmt=_DATE_FORMAT)
     if configure_stdout and distributed_rank == 0:
         terminal = logging.StreamHandler(sys.stdout)

@@ -216,5 +216,4 @@ class GeneralizedRCNN(nn.Module):
             drawn = Visualizer(image, None).overlay_instances(boxes=boxes.tensor.cpu().numpy())
             panels.append(drawn.get_image())
         picture = np.concatenate(panels, axis=1).transpose(2, 0, 1)
-        name = "Left: GT bounding boxes;  Right: Predicted proposals"
-        get_event_storage().put_image(name, picture)
+        get_event_storage().put_image("ground truth (left), best proposals (right)", picture)

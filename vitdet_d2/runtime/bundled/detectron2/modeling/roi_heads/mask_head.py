@@ -105,9 +105,8 @@ def mask_rcnn_loss(
     if vis_period > 0 and storage.iter % vis_period == 0:
         pairs = torch.cat([logits.detach().sigmoid(), targets.to(logits.dtype)], dim=2)
         for i, pair in enumerate(pairs):
-            storage.put_image(
-                f"Left: mask prediction;   Right: mask GT ({i})", pair.expand(3, -1, -1)
-            )
+            name = f"mask {i}: prediction (left), ground truth (right)"
+            storage.put_image(name, pair.expand(3, -1, -1))
     return F.binary_cross_entropy_with_logits(logits, targets.to(torch.float32))
 
 
