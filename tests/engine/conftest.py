@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.tiny_run import write_data
 from tests.engine.zygote import Zygote
 
 
@@ -21,6 +20,9 @@ def zygote() -> Iterator[Zygote]:
 
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # Here: pytest reads a conftest before it knows which warnings of an import to ignore.
+    from tests.engine.tiny_run import write_data
+
     folder = tmp_path_factory.mktemp("tiny data")
     write_data(folder)
     return folder

@@ -58,6 +58,8 @@ def assert_same_run(a: Path, b: Path, *, extra_line: int | None = None) -> None:
 
 def metrics(folder: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    # Detectron2's own writer leaves the lines that it writes together in any order.
+    lines.sort(key=lambda line: line["iteration"])
     return [{k: v for k, v in line.items() if k not in CLOCK} for line in lines]
 
 
