@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
+import subprocess
+import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,6 +32,22 @@ def config(**model):
         __getattr__ = dict.__getitem__
 
     return types.SimpleNamespace(MODEL=Mapping(model))
+
+
+def test_importing_the_backbones_registers_them():
+    code = (
+        "import vitdet_d2, vitdet_d2.backbones\n"
+        "from detectron2.modeling import BACKBONE_REGISTRY\n"
+        f"print([BACKBONE_REGISTRY.get(name).__name__ for name in {NAMES}])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.strip() == str(NAMES)
 
 
 def test_registering_twice_is_silent(registry, caplog):

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detection backbones: modules that turn an image into feature maps."""
+"""Detection backbones: modules that turn an image into feature maps.
+
+Importing this package enters them into Detectron2's registry, as Detectron2's own backbones do.
+"""
 
 from vitdet_d2.backbones.registration import register_backbones
 from vitdet_d2.backbones.sizes import VIT_SIZES, ViTSize, vit_arguments
 from vitdet_d2.backbones.vit import ViT
 
 __all__ = ["VIT_SIZES", "ViT", "ViTSize", "register_backbones", "vit_arguments"]
+
+register_backbones()

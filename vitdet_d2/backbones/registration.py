@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Backbones in Detectron2's registry, for projects with yacs configurations.
 
-    from vitdet_d2.backbones import register_backbones
-    register_backbones()
+    import vitdet_d2.backbones
     cfg.MODEL.BACKBONE.NAME = "build_vit_simple_feature_pyramid_backbone"
 
 Options stand under ``MODEL.VIT`` and ``MODEL.SFP``: the constructor arguments of `ViT` and
