@@ -270,7 +270,5 @@ def _geometry(state: Mapping[str, Tensor]) -> str:
     stem = next((value for name, value in state.items() if name.endswith(_STEM)), None)
     if stem is None or stem.dim() != 4:
         return "no ViT"
-    blocks = {
-        int(number) for name in state for number in re.findall(r"(?:^|\.)blocks\.(\d+)\.", name)
-    }
+    blocks = {number for name in state for number in _BLOCK.findall(name)}
     return f"ViT of width {stem.shape[0]}, depth {len(blocks)}, patch {stem.shape[-1]}"
