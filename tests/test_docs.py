@@ -26,7 +26,6 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
 INTERNAL = {
     "config.recipe_files",
     "config.recipe_text",
-    "data.transforms.polygon_clip",
     "evaluation.coco_scoring",
     "modeling.roi_heads.sampled_masks",
     "modeling.weight_fill",

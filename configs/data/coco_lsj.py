@@ -9,14 +9,12 @@ Source: large-scale jitter: "Simple Copy-Paste", arXiv 2012.07177, section 3.
 
 import detectron2.data.transforms as T
 from detectron2.config import LazyCall as L
-from detectron2.data import (
-    DatasetMapper,
-    build_detection_test_loader,
-    get_detection_dataset_dicts,
-)
+from detectron2.data import build_detection_test_loader, get_detection_dataset_dicts
 from omegaconf import OmegaConf
 
+from vitdet_d2.data.fixed_size_crop import FixedSizeCrop
 from vitdet_d2.data.loader import build_detection_train_loader
+from vitdet_d2.data.mapper import DatasetMapper
 from vitdet_d2.evaluation import COCOEvaluator
 
 data = {
@@ -47,7 +45,7 @@ dataloader.train = L(build_detection_train_loader)(
                 target_height=_SIZE,
                 target_width=_SIZE,
             ),
-            L(T.FixedSizeCrop)(crop_size=(_SIZE, _SIZE), pad=False),
+            L(FixedSizeCrop)(crop_size=(_SIZE, _SIZE), pad=False),
         ],
         image_format="RGB",
         use_instance_mask=True,

@@ -6,8 +6,6 @@ PYTHONPATH=DETECTRON2_CHECKOUT VITDET_D2_RUNTIME=installed pytest tests/parity/t
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from detectron2 import data as d2
 import vitdet_d2
 from tests.runtime.bundled.data import test_dataset_mapper as mapper_cases
 from vitdet_d2.data.loader import build_detection_train_loader
+from vitdet_d2.geometry.polygon_clip import clip_polygon
 
 RUNTIME = Path(vitdet_d2.__file__).parent / "runtime"
 
@@ -49,25 +48,14 @@ def test_training_order(grouping, num_workers):
     assert list(islice(ours, 40)) == list(islice(theirs, 40))
 
 
-def _bundled_clip(monkeypatch):
-    # The bundled detectron2 cannot be imported beside the installed one; this file stands alone.
-    path = RUNTIME / "bundled/detectron2/data/transforms/polygon_clip.py"
-    spec = importlib.util.spec_from_file_location("bundled_polygon_clip", path)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, spec.name, module)  # dataclasses look it up
-    spec.loader.exec_module(module)
-    return module.clip_polygon
-
-
 def _area(polygons):
     return sum(
         abs(p[:, 0] @ np.roll(p[:, 1], -1) - p[:, 1] @ np.roll(p[:, 0], -1)) / 2 for p in polygons
     )
 
 
-def test_clipped_polygons(monkeypatch):
+def test_clipped_polygons():
     pytest.importorskip("shapely")
-    clip_polygon = _bundled_clip(monkeypatch)
     rng = np.random.default_rng(2)
     for _ in range(200):
         angles = np.sort(rng.uniform(0, 2 * np.pi, rng.integers(3, 30)))

@@ -58,7 +58,9 @@ def build(cfg):
 OURS = {
     "vitdet_d2.backbones.vit.ViT",
     "vitdet_d2.necks.simple_feature_pyramid.SimpleFeaturePyramid",
+    "vitdet_d2.data.fixed_size_crop.FixedSizeCrop",
     "vitdet_d2.data.loader.build_detection_train_loader",
+    "vitdet_d2.data.mapper.DatasetMapper",
     "vitdet_d2.evaluation.coco_evaluator.COCOEvaluator",
 }
 

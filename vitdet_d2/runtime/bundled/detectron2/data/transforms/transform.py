@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.data.transforms.polygon_clip import clip_polygon
-from fvcore.transforms.transform import CropTransform as _FvcoreCropTransform
 from fvcore.transforms.transform import NoOpTransform, Transform
 from numpy.typing import NDArray
 from PIL import Image
 from torch.nn.functional import interpolate
+
+from vitdet_d2.geometry.crop_transform import CropTransform
 
 __all__ = ["ColorTransform", "CropTransform", "PILColorTransform", "ResizeTransform"]
 
@@ -28,27 +28,6 @@ _TORCH_MODES = {
     Image.Resampling.BILINEAR: "bilinear",
     Image.Resampling.BICUBIC: "bicubic",
 }
-
-
-class CropTransform(_FvcoreCropTransform):
-    """Cut a window out of an image; polygons are clipped without shapely.
-
-    A polygon that crosses itself keeps all the area that the even-odd rule fills, where fvcore's
-    own class keeps what shapely's ``buffer(0)`` leaves of it.
-    """
-
-    def apply_polygons(self, polygons: list[Array]) -> list[Array]:
-        """Clip each polygon with the window.
-
-        Args:
-            polygons: each ``(N, 2)``, in the coordinates of the whole image.
-
-        Returns:
-            Each ``(M, 2)``, in the window's coordinates; one polygon may give none or several.
-        """
-        window = (self.x0, self.y0, self.x0 + self.w, self.y0 + self.h)
-        pieces = [piece for polygon in polygons for piece in clip_polygon(polygon, window)]
-        return [piece - (self.x0, self.y0) for piece in pieces]
 
 
 class ResizeTransform(Transform):

@@ -6,7 +6,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from detectron2.data.transforms import CropTransform
-from detectron2.data.transforms.polygon_clip import clip_polygon
+
+from vitdet_d2.geometry.polygon_clip import clip_polygon
 
 SQUARE = np.array([[2.0, 2], [8, 2], [8, 8], [2, 8]])
 # A "U" open to the top: two arms, joined below y = 6
