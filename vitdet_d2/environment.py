@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import importlib.util
 import json
 import platform
 import sys
@@ -61,17 +60,7 @@ def _hints(used: runtime.Runtime) -> list[str]:
     if version < _MINIMUM_TORCH:
         hints.append(f"torch {torch.__version__} is below 2.10: pip install --upgrade torch")
     hints += _torchvision_hints()
-    if used.name == "installed":
-        if importlib.util.find_spec("pkg_resources") is None:
-            hints.append(
-                "Detectron2's model zoo needs pkg_resources: pip install 'setuptools<82', or set "
-                f"{runtime.VARIABLE}=bundled"
-            )
-        if importlib.util.find_spec("detectron2._C") is None:
-            hints.append(
-                "Detectron2 is not compiled; vitdet_d2 does not need that, parts of Detectron2 do"
-            )
-    return hints
+    return hints + used.hints()
 
 
 def _missing() -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import vitdet_d2
+from vitdet_d2 import runtime
 
 ROOT = Path(vitdet_d2.__file__).resolve().parents[1]
 REPORT = "from vitdet_d2 import runtime; print(runtime.current().name, runtime.current().version)"
@@ -115,6 +116,20 @@ def test_forced_installed_does_not_fall_back(tmp_path: Path) -> None:
     result = run("import vitdet_d2", cwd=tmp_path, choice="installed")
     assert "VITDET_D2_RUNTIME=installed, but Detectron2 is not installed" in result.stderr
     assert "pip install" in result.stderr
+
+
+def test_hints_about_an_installed_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def find_spec(name: str) -> None:
+        assert name == "pkg_resources"
+
+    monkeypatch.setattr(runtime.importlib.util, "find_spec", find_spec)
+    installed = runtime.Runtime(name="installed", version="0.6", path=tmp_path)
+    setuptools, compiled = installed.hints()
+    assert "pip install 'setuptools<82'" in setuptools
+    assert "not compiled" in compiled
+    (tmp_path / "_C.cpython-311.so").touch()
+    assert installed.hints() == [setuptools]
+    assert runtime.Runtime(name="bundled", version="0.6", path=tmp_path).hints() == []
 
 
 def test_unknown_choice_is_an_error(tmp_path: Path) -> None:

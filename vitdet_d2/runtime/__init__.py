@@ -47,6 +47,20 @@ class Runtime:
     def __str__(self) -> str:
         return f"{self.name} {self.version} {self.path}"
 
+    def hints(self) -> list[str]:
+        """Return what a user of an installed Detectron2 should know; nothing of the bundled one."""
+        hints = []
+        if self.name == "installed" and importlib.util.find_spec("pkg_resources") is None:
+            hints.append(
+                "Detectron2's model zoo needs pkg_resources: pip install 'setuptools<82', or set "
+                f"{VARIABLE}=bundled"
+            )
+        if self.name == "installed" and not any(self.path.glob("_C.*")):
+            hints.append(
+                "Detectron2 is not compiled; vitdet_d2 does not need that, parts of Detectron2 do"
+            )
+        return hints
+
 
 def activate() -> None:
     """Decide which Detectron2 ``import detectron2`` finds; may be called any number of times.
