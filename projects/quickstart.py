@@ -8,8 +8,9 @@ Measured here: see benchmarks/quickstart_cpu_202611.md.
 Command:
     python train_net.py --config-file projects/quickstart.py
 
-What is small: four blocks of width 192 (windows of 6 x 6 tokens, global attention in the second and
-the fourth block), three levels of 64 channels, 32 boxes per image, one convolution per head.
+What is small: four blocks of width 128 on patches of 8 px (windows of 8 x 8 tokens, global
+attention in the second and the fourth block), three levels of 64 channels, 32 boxes per image, one
+convolution in the box head and two in the mask head.
 """
 
 from detectron2.config import LazyCall as L
@@ -31,7 +32,7 @@ dataloader.train.mapper.augmentations = []
 dataloader.test.mapper.augmentations = []
 dataloader.train.mapper.recompute_boxes = False
 dataloader.train.mapper.instance_mask_format = "bitmask"  # digits have holes, polygons have none
-dataloader.train.total_batch_size = 8
+dataloader.train.total_batch_size = 4
 dataloader.train.num_workers = dataloader.test.num_workers = 0
 
 model.pixel_mean = [127.5, 127.5, 127.5]
@@ -39,27 +40,25 @@ model.pixel_std = [64.0, 64.0, 64.0]
 
 _backbone, _rpn, _heads = model.backbone, model.proposal_generator, model.roi_heads
 _backbone.net.img_size = _backbone.square_pad = "${data.image_size}"
-_backbone.net.update(embed_dim=192, depth=4, num_heads=3, window_size=6, drop_path_rate=0.0)
+_backbone.net.update(patch_size=8, embed_dim=128, depth=4, num_heads=4, window_size=8)
 _backbone.net.window_block_indexes = [0, 2]
+_backbone.net.drop_path_rate = 0.0
 _backbone.net.pretrain_img_size = "${data.image_size}"  # positions on the grid of the input
 _backbone.net.pretrain_use_cls_token = False
 _backbone.out_channels = 64
-_backbone.scale_factors = (4.0, 2.0, 1.0)
+_backbone.scale_factors = (2.0, 1.0, 0.5)  # strides 4, 8, 16
 _backbone.top_block = None
-_levels, _strides = ["p2", "p3", "p4"], [4, 8, 16]
-_rpn.in_features = _heads.box_in_features = _heads.mask_in_features = _levels
-_rpn.head.update(in_channels=64, conv_dims=[64])
-_rpn.anchor_generator.update(sizes=[[24], [48], [88]], strides=_strides)
+# Proposals from strides 8 and 16, boxes and masks from all three.
+_rpn.in_features = ["p3", "p4"]
+_rpn.head.update(in_channels=64, conv_dims=[64], num_anchors=6)
+_rpn.anchor_generator.update(sizes=[[24, 40], [60, 88]], strides=[8, 16])
 _rpn.update(batch_size_per_image=128, pre_nms_topk=(500, 300), post_nms_topk=(200, 100))
+_heads.box_in_features = _heads.mask_in_features = ["p2", "p3", "p4"]
 _heads.batch_size_per_image = 32
 for _pooler in (_heads.box_pooler, _heads.mask_pooler):
-    # Boxes of 64 px are pooled from p3.
-    _pooler.update(
-        scales=[1 / stride for stride in _strides],
-        sampling_ratio=2,
-        canonical_box_size=64,
-        canonical_level=3,
-    )
+    # Boxes from 64 px on are pooled from p3.
+    _pooler.update(scales=[1 / 4, 1 / 8, 1 / 16], sampling_ratio=1)
+    _pooler.update(canonical_box_size=64, canonical_level=3)
 _heads.box_head.update(conv_dims=[64], fc_dims=[256])
 _heads.box_head.input_shape.channels = _heads.mask_head.input_shape.channels = 64
 _heads.box_predictor.input_shape.channels = 256
@@ -67,14 +66,14 @@ _heads.mask_head.conv_dims = [64, 64, 64]
 
 train.update(
     output_dir="./runs/quickstart",
-    max_iter=1200,
+    max_iter=1500,
     eval_period=0,
     log_period=20,
     seed=0,
     pictures=12,
 )
-train.checkpointer.update(period=200, max_to_keep=2)
-optimizer.update(lr=1e-3, weight_decay=0.05)
+train.checkpointer.update(period=250, max_to_keep=2)
+optimizer.update(lr=8e-4, betas=(0.9, 0.98), weight_decay=0.05)
 optimizer.params.lr_factor_func = None
 lr_multiplier.scheduler = L(CosineParamScheduler)(start_value=1.0, end_value=0.01)
 lr_multiplier.update(warmup_length=100 / train.max_iter, warmup_factor=0.01)
