@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -116,3 +118,22 @@ def test_children_started_inside_never_see_a_stop_signal() -> None:
         assert stop.signum == signal.SIGTERM
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []).isdisjoint(SIGNALS)
+
+
+def test_a_process_with_workers_that_never_see_a_signal_ends() -> None:
+    # As a run does after an error, whose traceback keeps the loader: the interpreter's end sends
+    # SIGTERM to workers, and waits for them.
+    program = """
+import torch
+from torch.utils.data import DataLoader
+from vitdet_d2.engine.stop_signals import held_back
+
+with held_back():
+    batches = iter(DataLoader(range(1000), num_workers=1))
+next(batches)
+raise ValueError("the model fails")
+"""
+    command = [sys.executable, "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 1
+    assert "the model fails" in ended.stderr

@@ -5,10 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 from types import FrameType
 from typing import Any
 
@@ -59,13 +63,24 @@ def held_back() -> Iterator[None]:
 
     Ctrl-C and most batch systems signal the whole process group; a data worker that dies of it
     would end the training process before that could save. Children inherit the signal mask; the
-    signals that this process gets meanwhile arrive after the block.
+    signals that this process gets meanwhile arrive after the block. Those started by
+    `multiprocessing`, which would wait at the end for SIGTERM to take effect, are killed then.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    known = set(multiprocessing.active_children())
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+        started = weakref.WeakSet(set(multiprocessing.active_children()) - known)
+        if started:
+            Finalize(None, _kill, args=(started,), exitpriority=0)
+
+
+def _kill(processes: Iterable[BaseProcess]) -> None:
+    for process in processes:
+        with contextlib.suppress(ValueError):  # closed
+            process.kill()

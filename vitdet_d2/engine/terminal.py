@@ -137,5 +137,7 @@ def quiet_third_parties() -> None:
     # An installed Detectron2 makes grids in the old way, and asks torch whether it is traced.
     warnings.filterwarnings("ignore", r"torch\.meshgrid: in an upcoming release", UserWarning)
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
+    # Detectron2's name of a setting of data parallelism, which older versions of torch need.
+    warnings.filterwarnings("ignore", r"`broadcast_buffers` is deprecated", FutureWarning)
     # pycocotools decodes masks into an array class of before numpy 2.
     warnings.filterwarnings("ignore", r"__array__ implementation", DeprecationWarning)

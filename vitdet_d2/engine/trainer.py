@@ -83,6 +83,7 @@ class Trainer(TrainerBase):
                     self.after_step()
                 self.iter = max_iter
             finally:
+                self._batches = None  # its workers end, before the last evaluation starts others
                 self.after_train()
 
     def after_step(self) -> None:
