@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import vitdet_d2  # noqa: F401  isort: skip  (decides which Detectron2 this process uses)
 
+import contextlib
 import os
 import signal
 import time
@@ -17,6 +18,7 @@ from detectron2.utils import comm
 from vitdet_d2.engine import launch as launch_module
 from vitdet_d2.engine.arguments import RunArguments
 from vitdet_d2.engine.launch import Plan, launch, make_plan
+from vitdet_d2.engine.run_folder import claim
 from vitdet_d2.errors import DataError, StoppedBySignal
 
 
@@ -47,6 +49,13 @@ def stop_on_signal(folder: str) -> None:
     while not stopped:
         time.sleep(0.02)
     raise StoppedBySignal(stopped[0], "saved model_0000003.pth")
+
+
+def hold_folder(folder: str) -> None:
+    """Rank 0 claims the folder, as a run does; no rank ends by itself in less than a minute."""
+    with claim(folder) if comm.is_main_process() else contextlib.nullcontext():
+        Path(folder, f"ready{comm.get_rank()}").write_text("")
+        time.sleep(60)
 
 
 def launch_forked(function: str, argument: str) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -16,7 +17,8 @@ from tests.engine import launched
 from tests.engine.zygote import Zygote, wait_for
 from vitdet_d2.engine.arguments import RunArguments
 from vitdet_d2.engine.launch import Plan, launch, make_plan
-from vitdet_d2.errors import RecipeError
+from vitdet_d2.engine.run_folder import claim
+from vitdet_d2.errors import RecipeError, UserError
 
 TWO = Plan(device="cpu", num_local=2)
 
@@ -115,6 +117,22 @@ def test_sigterm_to_the_parent_stops_the_ranks(zygote: Zygote, tmp_path: Path) -
     os.kill(pid, signal.SIGTERM)
     assert zygote.wait(pid) == 143
     assert log.read_text().count("saved model_0000003.pth") == 1
+
+
+def test_ranks_die_with_the_parent_and_free_the_folder(zygote: Zygote, tmp_path: Path) -> None:
+    pid = zygote.start(FORKED, tmp_path / "log", function="hold_folder", argument=str(tmp_path))
+    wait_for(lambda: len(list(tmp_path.glob("ready*"))) == 2, 60)
+    with pytest.raises(UserError, match="in use by another run"), claim(tmp_path):
+        pass
+    os.kill(pid, signal.SIGKILL)
+    assert zygote.wait(pid) == -signal.SIGKILL
+
+    def is_free() -> bool:
+        with contextlib.suppress(UserError), claim(tmp_path):
+            return True
+        return False
+
+    wait_for(is_free)
 
 
 def test_torchruns_environment(zygote: Zygote, tmp_path: Path) -> None:

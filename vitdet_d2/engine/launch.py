@@ -218,7 +218,7 @@ def _spawn(plan: Plan, function: Callable[..., None], args: tuple[Any, ...]) -> 
         for local_rank in range(plan.num_local):
             receiver, sender = context.Pipe(duplex=False)
             process = context.Process(
-                target=_run_rank, args=(plan, local_rank, function, args, sender)
+                target=_run_rank, args=(os.getpid(), plan, local_rank, function, args, sender)
             )
             process.start()
             sender.close()
@@ -302,7 +302,18 @@ def _raise(failure: _Failure) -> NoReturn:
     raise kind(*arguments)
 
 
+def _end_with(parent: int) -> None:
+    """Let the system end this process when its parent is killed.
+
+    It would train on unseen, and hold the run folder against a ``--resume``.
+    """
+    torch.multiprocessing._prctl_pr_set_pdeathsig(signal.SIGKILL)  # type: ignore[attr-defined]
+    if os.getppid() != parent:  # gone already
+        os._exit(1)
+
+
 def _run_rank(
+    parent: int,
     plan: Plan,
     local_rank: int,
     function: Callable[..., None],
@@ -310,6 +321,7 @@ def _run_rank(
     pipe: Connection,
 ) -> None:
     """Be one process of the run; tell the parent how it failed."""
+    _end_with(parent)
     rank = plan.machine_rank * plan.num_local + local_rank
     address = plan.address or ""
     try:
