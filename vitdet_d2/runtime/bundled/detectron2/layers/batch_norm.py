@@ -224,8 +224,6 @@ class NaiveSyncBatchNorm(nn.BatchNorm2d):
 
     def _shared_moments(self, x: Tensor, world_size: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return mean and mean square over all processes, ``(C,)`` each, and the total weight."""
-        from torch.distributed.nn.functional import all_reduce  # absent in builds without it
-
         by_image = self._stats_mode == "N"
         weight = float(x.shape[0]) if by_image else 1.0
         if x.shape[0] == 0:
@@ -233,7 +231,7 @@ class NaiveSyncBatchNorm(nn.BatchNorm2d):
             moments = x.new_zeros(2 * self.num_features + 1) + x.sum()
         else:
             moments = torch.cat([x.mean((0, 2, 3)), (x * x).mean((0, 2, 3)), x.new_ones(1)])
-        moments = all_reduce(moments * weight)
+        moments = _SumOverProcesses.apply(moments * weight)
         total = moments[-1].detach() if by_image else moments.new_tensor(float(world_size))
         mean, mean_square, _ = (moments / total.clamp(min=1.0)).split(
             [self.num_features, self.num_features, 1]
@@ -247,6 +245,20 @@ class NaiveSyncBatchNorm(nn.BatchNorm2d):
         step = momentum * total.clamp(max=1.0)  # no image anywhere: nothing was learned
         self.running_mean += step * (mean - self.running_mean)
         self.running_var += step * (variance - self.running_var)
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Sum a tensor over all processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        return _SumOverProcesses.apply(gradient)
 
 
 def _group_norm(channels: int) -> nn.Module:
