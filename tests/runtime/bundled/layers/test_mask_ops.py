@@ -5,16 +5,11 @@ from __future__ import annotations
 
 import math
 
-import detectron2
 import numpy as np
 import pytest
 import torch
 from detectron2.layers import paste_masks_in_image
 from detectron2.structures import Boxes
-
-bundled_only = pytest.mark.skipif(
-    "bundled" not in getattr(detectron2, "__version__", ""), reason="differs on purpose"
-)
 
 RAMP = torch.arange(25.0).reshape(1, 5, 5) / 24
 RAMP_BOX = torch.tensor([[1.3, 2.1, 7.9, 6.4]])
@@ -66,13 +61,11 @@ def test_no_mask() -> None:
     )
 
 
-@bundled_only
 def test_boxes_outside_of_the_image_show_nothing() -> None:
     outside = torch.tensor([[20.0, 1, 30, 4], [1, 20, 4, 30]])
     assert not paste_masks_in_image(torch.ones(2, 4, 4), outside, (5, 6)).any()
 
 
-@bundled_only
 def test_half_precision_masks_keep_their_place() -> None:
     # A grid in half precision is off by whole pixels in a large image.
     masks, box = torch.ones(1, 28, 28), torch.tensor([[1001.0, 0, 1501, 3]])
@@ -81,7 +74,6 @@ def test_half_precision_masks_keep_their_place() -> None:
     assert half[0, 1].nonzero().flatten()[[0, -1]].tolist() == [1001, 1500]
 
 
-@bundled_only
 @pytest.mark.parametrize(
     ("masks", "boxes", "message"),
     [((1, 4, 5), (1, 4), "square"), ((2, 4, 4), (1, 4), "one per mask")],

@@ -5,17 +5,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import detectron2
 import pytest
 import torch
 from detectron2.layers import Conv2d, get_norm
 from detectron2.solver import get_default_optimizer_params
 from detectron2.solver.build import reduce_param_groups
 from torch import nn
-
-bundled_only = pytest.mark.skipif(
-    "bundled" not in getattr(detectron2, "__version__", ""), reason="differs on purpose"
-)
 
 
 class Toy(nn.Module):
@@ -77,7 +72,6 @@ def test_bias_rules_and_overrides_win_last() -> None:
     ]
 
 
-@bundled_only
 def test_arguments_stay_as_they_are() -> None:
     overrides = {"pos_embed": {"weight_decay": 0.0}}
     get_default_optimizer_params(Toy(), weight_decay_bias=0.5, overrides=overrides)

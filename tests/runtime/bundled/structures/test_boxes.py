@@ -83,7 +83,7 @@ def test_geometry() -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_clip_refuses_what_is_not_finite(bad: float) -> None:
     boxes = Boxes(torch.tensor([[0.0, 0, bad, 1]]))
-    with pytest.raises((ValueError, AssertionError), match="infinite"):
+    with pytest.raises(ValueError, match="infinite"):
         boxes.clip((5, 5))
 
 
@@ -106,11 +106,11 @@ def test_construction_and_selection() -> None:
 
 
 def test_wrong_shapes_are_told() -> None:
-    with pytest.raises((ValueError, AssertionError), match=r"3, 5"):
+    with pytest.raises(ValueError, match=r"3, 5"):
         Boxes(torch.zeros(3, 5))
-    with pytest.raises((TypeError, AssertionError)):
+    with pytest.raises(TypeError, match="expected a list of Boxes"):
         Boxes.cat(torch.zeros(1, 4))  # type: ignore[arg-type]
-    with pytest.raises((ValueError, AssertionError), match=r"number|as many"):
+    with pytest.raises(ValueError, match=r"number|as many"):
         matched_pairwise_iou(Boxes(FIRST), Boxes(SECOND))
 
 
@@ -145,5 +145,5 @@ def test_conversion_accepts_plain_integers_as_modes() -> None:
 
 
 def test_relative_boxes_are_refused() -> None:
-    with pytest.raises((NotImplementedError, AssertionError), match=r"not .*supported"):
+    with pytest.raises(NotImplementedError, match=r"not .*supported"):
         BoxMode.convert([0.0, 0, 1, 1], BoxMode.XYXY_REL, BoxMode.XYXY_ABS)

@@ -3,14 +3,9 @@
 
 from __future__ import annotations
 
-import detectron2
 import pytest
 import torch
 from detectron2.structures import ImageList
-
-bundled_only = pytest.mark.skipif(
-    "bundled" not in getattr(detectron2, "__version__", ""), reason="differs on purpose"
-)
 
 
 @pytest.mark.parametrize("sizes", [[(5, 7)], [(5, 7), (9, 3)]])
@@ -59,19 +54,16 @@ def test_owns_its_memory() -> None:
     assert image.sum() == 0
 
 
-@bundled_only
 def test_image_larger_than_the_square_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"6 x 11 pixels does not fit .* 10.*raise"):
         ImageList.from_tensors([torch.zeros(3, 6, 11)], padding_constraints={"square_size": 10})
 
 
-@bundled_only
 def test_misspelt_constraint_is_an_error() -> None:
     with pytest.raises(ValueError, match="size_divisiblity"):
         ImageList.from_tensors([torch.zeros(3, 4, 4)], padding_constraints={"size_divisiblity": 2})
 
 
-@bundled_only
 def test_nothing_and_different_channels_are_errors() -> None:
     with pytest.raises(ValueError, match="at least one image"):
         ImageList.from_tensors([])

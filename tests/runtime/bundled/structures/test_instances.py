@@ -34,7 +34,7 @@ def test_fields() -> None:
 
 
 def test_lengths_must_agree() -> None:
-    with pytest.raises((ValueError, AssertionError), match="3"):
+    with pytest.raises(ValueError, match="3"):
         two().scores = torch.zeros(3)
     with pytest.raises(NotImplementedError, match="Instances"):
         len(Instances((1, 1)))
@@ -65,9 +65,9 @@ def test_join_and_move() -> None:
     one = two()
     assert Instances.cat([one]) is one
     assert one.to("cpu").names == ["a", "b"]
-    with pytest.raises((ValueError, AssertionError)):
+    with pytest.raises(ValueError, match="expected at least one Instances"):
         Instances.cat([])
-    with pytest.raises((ValueError, AssertionError)):
+    with pytest.raises(ValueError, match="image sizes differ"):
         Instances.cat([two(), Instances((1, 1), gt_classes=[1])])
     with pytest.raises(ValueError, match=r"type|joined"):
         Instances.cat([Instances((1, 1), x="ab"), Instances((1, 1), x="cd")])

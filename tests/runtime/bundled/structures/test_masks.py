@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import detectron2
 import numpy as np
 import pycocotools.mask as mask_util
 import pytest
@@ -11,10 +10,6 @@ import torch
 from detectron2.structures import BitMasks, Boxes, PolygonMasks, ROIMasks, polygons_to_bitmask
 from detectron2.structures.masks import polygon_area, rasterize_polygons_within_box
 from torchvision.ops import roi_align
-
-bundled_only = pytest.mark.skipif(
-    "bundled" not in getattr(detectron2, "__version__", ""), reason="differs on purpose"
-)
 
 # One polygon, two polygons, one polygon seen through a box without width, no polygon.
 POLYGONS = [
@@ -103,7 +98,6 @@ def test_targets_leave_the_polygons_alone() -> None:
             assert (polygon == old_polygon).all()
 
 
-@bundled_only
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), 1e12])
 def test_coordinates_that_crash_pycocotools_are_refused(bad: float) -> None:
     masks = PolygonMasks([[[0, 0, bad, 0, 5, 5]]])
@@ -150,7 +144,6 @@ def test_polygon_selection() -> None:
         masks[torch.tensor([0.5])]
 
 
-@bundled_only
 def test_polygon_selection_copies_nothing() -> None:
     masks = PolygonMasks(POLYGONS)
     selected = masks[torch.zeros(500, dtype=torch.int64)]
@@ -164,9 +157,9 @@ def test_polygons_are_checked_and_copied() -> None:
     mine = np.arange(6.0)
     assert PolygonMasks([[mine]]).polygons[0][0] is not mine
     assert PolygonMasks([[torch.arange(6)]]).polygons[0][0].dtype == np.float64
-    with pytest.raises((TypeError, ValueError), match="list"):
+    with pytest.raises(TypeError, match="expected a list, got ndarray"):
         PolygonMasks(np.zeros((1, 6)))  # type: ignore[arg-type]
-    with pytest.raises((TypeError, ValueError), match="list of polygons"):
+    with pytest.raises(TypeError, match="list of polygons"):
         PolygonMasks([np.zeros(6)])  # type: ignore[list-item]
     for polygon in ([0, 0, 1, 1], [0, 0, 1, 1, 2]):
         with pytest.raises(ValueError, match="polygon"):
@@ -212,7 +205,7 @@ def test_bitmask_selection() -> None:
     assert masks[torch.tensor([True, False, True])].tensor.nonzero()[:, 2].tolist() == [0, 2]
     assert len(BitMasks.cat([masks, masks])) == 6
     assert masks.to("cpu").device == torch.device("cpu")
-    with pytest.raises((ValueError, AssertionError), match="4"):
+    with pytest.raises(ValueError, match=r"\(N, H, W\), got \(4,\)"):
         BitMasks(torch.zeros(4))
 
 
@@ -229,7 +222,6 @@ def test_roi_masks_are_pasted() -> None:
         ROIMasks(torch.zeros(1, 2, 4, 4))
 
 
-@bundled_only
 def test_pasting_falls_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     from detectron2.structures import masks as module
 
@@ -247,7 +239,7 @@ def test_pasting_falls_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_counts_must_agree() -> None:
-    with pytest.raises((ValueError, AssertionError), match="4"):
+    with pytest.raises(ValueError, match=r"one per mask \(4\), got 2"):
         PolygonMasks(POLYGONS).crop_and_resize(BOXES[:2], 14)
-    with pytest.raises((ValueError, AssertionError), match="2"):
+    with pytest.raises(ValueError, match=r"one per mask \(1\), got 2"):
         BitMasks(torch.ones(1, 4, 4)).crop_and_resize(BOXES[:2], 14)
