@@ -7,7 +7,7 @@ import json
 import logging
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from vitdet_d2 import environment
 from vitdet_d2.engine import cli, evaluate, train
-from vitdet_d2.errors import DataError, StoppedBySignal
+from vitdet_d2.errors import DataError, StoppedBySignal, WeightsError
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = """
@@ -36,8 +36,12 @@ class Engine:
         self.calls: list[tuple[str, DictConfig, str | None]] = []
         self.error: BaseException | None = None
 
-    def do_train(self, cfg: DictConfig, *, resume: str) -> None:
+    def do_train(
+        self, cfg: DictConfig, *, resume: str, on_accepted: Callable[[], object] | None
+    ) -> None:
         self._record("train", cfg, resume)
+        if on_accepted is not None:
+            on_accepted()
 
     def do_eval(self, cfg: DictConfig) -> dict[str, Any]:
         self._record("eval", cfg, None)
@@ -105,6 +109,20 @@ def test_used_folder_then_resume_then_overwrite_then_increment(
     assert cli.main([*argv, "--auto-increment"]) == 0
     assert [call[2] for call in engine.calls] == ["never", "required", "never", "never"]
     assert engine.calls[-1][1].train.output_dir == "out_2"
+
+
+def test_a_refused_run_leaves_the_folder_free(engine: Engine, recipe: str, tmp_path: Path) -> None:
+    argv = ["train", "--config-file", recipe, "train.output_dir=out"]
+    engine.error = DataError("image 5 is missing")
+    assert cli.main(argv) == 3
+    assert not (tmp_path / "out" / "config.json").exists()
+    engine.error = None
+    assert cli.main(argv) == 0
+    saved = (tmp_path / "out" / "config.json").read_text()
+    (tmp_path / "out" / "model_0000001.pth").write_text("")
+    engine.error = WeightsError("another model")
+    assert cli.main([*argv, "--resume", "train.max_iter=9"]) == 3
+    assert (tmp_path / "out" / "config.json").read_text() == saved
 
 
 def test_eval_hands_on_weights_and_claims_nothing(engine: Engine, recipe: str) -> None:

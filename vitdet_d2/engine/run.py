@@ -8,6 +8,8 @@ again in each of them, since a recipe may hold what cannot be sent to another pr
 from __future__ import annotations
 
 import contextlib
+import copy
+import functools
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -113,10 +115,13 @@ def run_rank(arguments: RunArguments, plan: Plan) -> None:
 
     with _claimed_folder(cfg, arguments) as folder, _logging(str(folder)):
         cfg.train.output_dir = str(folder)
+        accepted = None
         if comm.is_main_process():
-            _record(cfg, folder, arguments)
-        cfg.train.device = device  # after saving: the next run may be on another machine
-        do_train(cfg, resume=arguments.resume)
+            _log_start(cfg, folder, arguments)
+            # As it was asked for: the next run may be on another machine.
+            accepted = functools.partial(save_resolved, copy.deepcopy(cfg), folder)
+        cfg.train.device = device
+        do_train(cfg, resume=arguments.resume, on_accepted=accepted)
 
 
 @contextlib.contextmanager
@@ -132,8 +137,8 @@ def _logging(output_dir: str) -> Iterator[None]:
         stop_logging()
 
 
-def _record(cfg: DictConfig, folder: Path, arguments: RunArguments) -> None:
-    """Log what runs, and where; save the recipe, and tell what changed since the last start."""
+def _log_start(cfg: DictConfig, folder: Path, arguments: RunArguments) -> None:
+    """Log what runs, and where, and what changed since the last start."""
     logger.info("vitdet_d2 %s; detectron2: %s", vitdet_d2.__version__, runtime.current())
     logger.info("Recipe %s %s", arguments.config_file, " ".join(arguments.overrides))
     logger.info("Run folder %s; processes: %d", folder, comm.get_world_size())
@@ -142,7 +147,6 @@ def _record(cfg: DictConfig, folder: Path, arguments: RunArguments) -> None:
         with contextlib.suppress(ValueError):  # cut off by a crash of the file system
             for change in changes(saved.read_text(encoding="utf-8"), to_json(cfg)):
                 logger.warning("Recipe changed since the last start: %s", change)
-    save_resolved(cfg, folder)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ on the CPU, "train to N" and "train to k, be killed, resume to N" end with bit-i
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,7 +51,9 @@ logger = logging.getLogger(__name__)
 Resume = Literal["never", "required", "auto"]
 
 
-def do_train(cfg: DictConfig, *, resume: Resume = "never") -> None:
+def do_train(
+    cfg: DictConfig, *, resume: Resume = "never", on_accepted: Callable[[], object] | None = None
+) -> None:
     """Train; runs in every process. The run folder exists and is this run's.
 
     Args:
@@ -58,6 +61,8 @@ def do_train(cfg: DictConfig, *, resume: Resume = "never") -> None:
             ``optimizer`` and ``lr_multiplier``.
         resume: "never" starts anew, "required" continues the newest verified checkpoint of the
             run folder, "auto" does that where there is one.
+        on_accepted: called once data, model and checkpoint have been accepted, before the first
+            iteration.
 
     Raises:
         RecipeError: a setting is wrong, or there is nothing to resume.
@@ -104,6 +109,8 @@ def do_train(cfg: DictConfig, *, resume: Resume = "never") -> None:
         if state is not None:
             restore_rng(state, seed)
         del state
+        if on_accepted is not None:
+            on_accepted()
         trainer.train(start_iter, settings.max_iter)
     if settings.pictures and comm.is_main_process():
         draw_pictures(cfg, parts.model, settings.output_dir, count=settings.pictures)
