@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -195,7 +196,22 @@ def test_string_ids_are_converted_everywhere() -> None:
             annotation[key] = str(annotation[key])
     report = check_coco_annotations(document)
     assert report.document == good()
-    assert [repair.count for repair in report.repairs] == [3, 3]
+    assert [repair.count for repair in report.repairs] == [2, 2, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("where", "key", "value", "told"),
+    [
+        (IMAGE, "id", "10", "1 images whose 'id', 'height' or 'width' was no integer .*: ids 10"),
+        (IMAGE, "height", 40.0, "1 images whose .*: ids 10"),
+        (CATEGORY, "id", "3", "1 categories whose 'id' was no integer .*: ids 3"),
+    ],
+)
+def test_every_conversion_is_told(where: str, key: str, value: object, told: str) -> None:
+    """Else no repaired copy is registered, and Detectron2's own loader reads the string."""
+    report = check_coco_annotations(with_(where, key, value)())
+    assert report.document == good()
+    assert [bool(re.match(told, str(repair))) for repair in report.repairs] == [True]
 
 
 def test_colliding_string_ids_are_refused() -> None:

@@ -5,8 +5,9 @@ Fatal: no numbers where numbers are needed, NaN, infinity, coordinates far outsi
 ids, duplicate image or category ids, malformed run lengths, missing images, wrong image sizes.
 
 Repaired in memory, and counted: missing ``iscrowd`` and ``area``, annotation ids that are missing,
-0 or taken twice (COCO's evaluation scores those wrongly), ids written as strings, polygons without
-area, boxes without area or beyond the image, annotations of images that are not in the file.
+0 or taken twice (COCO's evaluation scores those wrongly), ids and sizes that are no integers, such
+as the string "7", polygons without area, boxes without area or beyond the image, annotations of
+images that are not in the file.
 
 Source: what pycocotools 2.0.11 does with each, measured: crashes on NaN polygons and on polygons at
 1e9, undefined masks for bad run lengths, AP 0 for annotation id 0.
@@ -53,11 +54,12 @@ def check_coco_annotations(
             was found, and the cure.
     """
     source, document = _load(path_or_dict)
-    images = _check_images(source, document)
-    categories = _check_categories(source, document)
+    images, image_repairs = _check_images(source, document)
+    categories, category_repairs = _check_categories(source, document)
     if image_root is not None:
         check_image_files(source, images.entries, image_root)
     table = _Annotations(source, document, images, categories)
+    table.repairs += image_repairs + category_repairs
     table.check_ids()
     table.check_flags()
     table.check_boxes()
@@ -149,7 +151,12 @@ class _Images:
         return np.where(self.ids[rows] == ids, rows, -1)
 
 
-def _check_images(source: str, document: dict[str, Any]) -> _Images:
+def _check_images(source: str, document: dict[str, Any]) -> tuple[_Images, list[Repair]]:
+    """The images, and what was repaired in the document's.
+
+    Raises:
+        DataError: there are none, or an id, size or file name is missing or impossible.
+    """
     entries = document["images"]
     if not entries:
         raise DataError(f"{source}: there are no images in it; export it again")
@@ -179,14 +186,23 @@ def _check_images(source: str, document: dict[str, Any]) -> _Images:
             f"got {heights[row]} x {widths[row]}; correct the entry"
         )
     check_file_names(source, entries)
-    return _Images(entries, ids, np.stack([heights, widths], axis=1))
+    what = "images whose 'id', 'height' or 'width' was no integer (converted)"
+    repairs = _conversions(what, ids[sorted(changed)])
+    return _Images(entries, ids, np.stack([heights, widths], axis=1)), repairs
 
 
-def _check_categories(source: str, document: dict[str, Any]) -> dict[int, str]:
-    """Category id -> name, in rising order of the ids.
+def _conversions(what: str, ids: np.ndarray) -> list[Repair]:
+    """At most one repair; a reader without our checks would not find the entries by their ids."""
+    if not len(ids):
+        return []
+    return [Repair(what=what, count=len(ids), examples=tuple(ids[:10].tolist()))]
+
+
+def _check_categories(source: str, document: dict[str, Any]) -> tuple[dict[int, str], list[Repair]]:
+    """Category id -> name, in rising order of the ids, and what was repaired in the document's.
 
     Raises:
-        DataError: there are none, or an id or name is missing or taken twice.
+        DataError: there are none, an id is missing or taken twice, or a name is missing.
     """
     entries = document["categories"]
     if not entries:
@@ -204,7 +220,9 @@ def _check_categories(source: str, document: dict[str, Any]) -> dict[int, str]:
         pairs = zip(entries, ids.tolist(), strict=True)
         document["categories"] = [{**entry, "id": number} for entry, number in pairs]
     names = [entry["name"] for entry in entries]
-    return dict(sorted(zip(ids.tolist(), names, strict=True)))
+    what = "categories whose 'id' was no integer (converted)"
+    by_id = dict(sorted(zip(ids.tolist(), names, strict=True)))
+    return by_id, _conversions(what, ids[coerced])
 
 
 def _refuse_duplicates(source: str, what: str, ids: np.ndarray) -> None:
