@@ -213,6 +213,7 @@ def test_roi_masks_are_pasted() -> None:
     masks = ROIMasks(torch.ones(2, 4, 4))
     boxes = Boxes([[0, 0, 3, 2], [2, 1, 5, 5]])
     pasted = masks.to_bitmasks(boxes, 5, 6).tensor
+    assert torch.equal(BitMasks.from_roi_masks(masks, boxes, 5, 6).tensor, pasted)
     expected = torch.zeros(2, 5, 6, dtype=torch.bool)
     expected[0, :2, :3] = True
     expected[1, 1:, 2:5] = True
