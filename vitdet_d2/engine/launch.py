@@ -109,7 +109,8 @@ def make_plan(arguments: RunArguments, environment: Mapping[str, str] = os.envir
     if num_gpus > available:
         raise RecipeError(
             f"--num-gpus {num_gpus}, but this machine has {_count_gpus(available)} that PyTorch "
-            f"can use; ask for at most that many (--num-gpus 0 runs on the CPU)"
+            f"can use; ask for {f'at most {available}' if available else 'none'} "
+            "(--num-gpus 0 runs on the CPU)"
         )
     if arguments.machine_rank >= arguments.num_machines:
         raise RecipeError(
