@@ -35,6 +35,8 @@ def log_of_all_kinds() -> None:
     logging.getLogger("detectron2.evaluation.coco_evaluation").info("a second table")
     logging.getLogger("detectron2.utils.events").info(" iter: 19")
     logging.getLogger("detectron2.data").warning("beware")
+    coco = "\nCategory ids in annotations are not in [1, #categories]! We'll map.\n"
+    logging.getLogger("detectron2.data.datasets.coco").warning(coco)
 
 
 def test_lines_are_plain_and_details_go_to_the_file(
@@ -50,7 +52,7 @@ def test_lines_are_plain_and_details_go_to_the_file(
     ]
     assert "\033" not in "".join(lines)
     file = (tmp_path / "log.txt").read_text()
-    assert file.count("\n") == 5
+    assert file.count("] ") == 6
     assert "vitdet_d2.engine.x DEBUG: the model" in file
 
 

@@ -22,6 +22,8 @@ from tqdm import tqdm
 _LOGGERS = ("vitdet_d2", "detectron2", "fvcore")
 # How training and evaluation advance; a bar says the same where there is one.
 _PROGRESS = ("detectron2.utils.events", "detectron2.evaluation.evaluator")
+# An installed Detectron2 says so of COCO itself, at every reading.
+_NO_CONCERN = "Category ids in annotations are not in [1, #categories]"
 _DATE_FORMAT = "%m/%d %H:%M:%S"
 
 # Those of an earlier run of this process; a second one does not write to its files.
@@ -104,7 +106,7 @@ def _terminal_handler(stream: TextIO) -> logging.Handler:
 
     def concerns_user(record: logging.LogRecord) -> bool:
         if record.levelno >= logging.WARNING or record.name.startswith("vitdet_d2"):
-            return True
+            return _NO_CONCERN not in str(record.msg)
         return record.name in _PROGRESS and not is_terminal
 
     handler.addFilter(concerns_user)
@@ -134,6 +136,7 @@ def quiet_third_parties() -> None:
     """Silence what other packages say about themselves, which no user of ours can act on."""
     # fvcore compiles at import what is not used here.
     warnings.filterwarnings("ignore", r".*torch\.jit\.script", FutureWarning)
+    warnings.filterwarnings("ignore", r"pkg_resources is deprecated", UserWarning)
     # An installed Detectron2 makes grids in the old way, and asks torch whether it is traced.
     warnings.filterwarnings("ignore", r"torch\.meshgrid: in an upcoming release", UserWarning)
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
