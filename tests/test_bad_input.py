@@ -107,7 +107,7 @@ USAGE = {
         "did you mean 'train.max_iter'?",
         "+train.max_itr=9 adds",
     ),
-    "--config-file recipe.py trian.max_iter=9": ("did you mean 'train.max_iter'?",),
+    "--config-file recipe.py trainn.max_iter=9": ("did you mean 'train.max_iter'?",),
     "--config-file recipe.py train.max_iter=soon": ("train.max_iter is an integer", "'soon'"),
     "--config-file recipe.py --resum": ("--resum", "see `vitdet train --help`"),
     "--config-file recipe.py --num-gpus 99": (
@@ -190,8 +190,8 @@ DATA: dict[str, tuple[Any, tuple[str, ...], tuple[str, ...]]] = {
     ),
     "data set name": (
         None,
-        (*REGISTERED, "dataloader.train.dataset.names=coco_2017_trian"),
-        ("'coco_2017_trian' is not registered", "did you mean coco_2017_train", "data.train_json"),
+        (*REGISTERED, "dataloader.train.dataset.names=coco_2017_trein"),
+        ("'coco_2017_trein' is not registered", "did you mean coco_2017_train", "data.train_json"),
     ),
 }
 
