@@ -63,7 +63,7 @@ def held_back() -> Iterator[None]:
 
     Ctrl-C and most batch systems signal the whole process group; a data worker that dies of it
     would end the training process before that could save. Children inherit the signal mask; the
-    signals that this process gets meanwhile arrive after the block. Those started by
+    signals that its thread gets meanwhile arrive after the block. Those started by
     `multiprocessing`, which would wait at the end for SIGTERM to take effect, are killed then.
     """
     if threading.current_thread() is not threading.main_thread():
