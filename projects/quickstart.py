@@ -26,10 +26,11 @@ __all__ = ["data", "dataloader", "lr_multiplier", "model", "optimizer", "train"]
 
 # Digits are never mirrored, and their drawn sizes vary enough.
 data.image_size = 192
+_SIZE = "${oc.select:data.image_size, 192}"
+dataloader.image_size = model.backbone.net.img_size = _SIZE
 dataloader.train.dataset.names = "digits_train"
 dataloader.test.dataset.names = "digits_val"
-dataloader.train.mapper.augmentations = []
-dataloader.test.mapper.augmentations = []
+dataloader.train.mapper.augmentations = dataloader.test.mapper.augmentations
 dataloader.train.mapper.recompute_boxes = False
 dataloader.train.mapper.instance_mask_format = "bitmask"  # digits have holes, polygons have none
 dataloader.train.total_batch_size = 4
@@ -39,11 +40,10 @@ model.pixel_mean = [127.5, 127.5, 127.5]
 model.pixel_std = [64.0, 64.0, 64.0]
 
 _backbone, _rpn, _heads = model.backbone, model.proposal_generator, model.roi_heads
-_backbone.net.img_size = _backbone.square_pad = "${data.image_size}"
 _backbone.net.update(patch_size=8, embed_dim=128, depth=4, num_heads=4, window_size=8)
 _backbone.net.window_block_indexes = [0, 2]
 _backbone.net.drop_path_rate = 0.0
-_backbone.net.pretrain_img_size = "${data.image_size}"  # positions on the grid of the input
+_backbone.net.pretrain_img_size = _SIZE  # positions on the grid of the input
 _backbone.net.pretrain_use_cls_token = False
 _backbone.out_channels = 64
 _backbone.scale_factors = (2.0, 1.0, 0.5)  # strides 4, 8, 16

@@ -18,8 +18,6 @@ from ..configs.train import train
 
 __all__ = ["data", "dataloader", "lr_multiplier", "model", "optimizer", "train"]
 
-model.backbone.net.img_size = model.backbone.square_pad = "${data.image_size}"
-
 train.init_checkpoint = (
     "detectron2://ImageNetPretrained/MAE/mae_pretrain_vit_base.pth?matching_heuristics=True"
 )

@@ -20,6 +20,7 @@ model.backbone.net.update(vit_arguments("h"))
 model.backbone.net.drop_path_rate = 0.5
 
 # Weight decay on every parameter, norms and position embeddings included: as published.
+optimizer.params.lr_factor_func.num_layers = 32
 optimizer.params.lr_factor_func.lr_decay_rate = 0.9
 optimizer.params.overrides = {}
 optimizer.params.weight_decay_norm = None

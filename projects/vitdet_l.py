@@ -19,6 +19,7 @@ __all__ = ["data", "dataloader", "lr_multiplier", "model", "optimizer", "train"]
 model.backbone.net.update(vit_arguments("l"))
 model.backbone.net.drop_path_rate = 0.4
 
+optimizer.params.lr_factor_func.num_layers = 24
 optimizer.params.lr_factor_func.lr_decay_rate = 0.8
 
 train.init_checkpoint = (

@@ -33,6 +33,7 @@ from .vitdet_b import data, dataloader, lr_multiplier, model, optimizer, train
 __all__ = ["data", "dataloader", "lr_multiplier", "model", "optimizer", "train"]
 
 data.image_size = 640
+model.backbone.net.img_size = dataloader.image_size = "${oc.select:data.image_size, 640}"
 dataloader.train.total_batch_size = 16
 
 model.backbone.net.update(vit_arguments("ti"))

@@ -2,7 +2,8 @@
 """COCO with large-scale jitter, the data of the ViTDet recipes.
 
 `data.image_size` is the one place of the image size, `data.{flip_prob,min_scale,max_scale}` of the
-augmentation. The values are those of Detectron2's `common/coco_loader_lsj.py`.
+augmentation; `dataloader` alone, without `data`, has the same values. They are those of
+Detectron2's `common/coco_loader_lsj.py`.
 
 Source: large-scale jitter: "Simple Copy-Paste", arXiv 2012.07177, section 3.
 """
@@ -29,23 +30,30 @@ data = {
     "max_scale": 2.0,
 }
 
-_SIZE = "${data.image_size}"
+# The recipe's choice; the number, where only this part of the recipe is loaded.
+_CHOICES = {
+    "image_size": "${oc.select:data.image_size, 1024}",
+    "flip_prob": "${oc.select:data.flip_prob, 0.5}",
+    "min_scale": "${oc.select:data.min_scale, 0.1}",
+    "max_scale": "${oc.select:data.max_scale, 2.0}",
+}
+_SIZE = "${.....image_size}"  # of `dataloader`, five levels above an augmentation's argument
 
-dataloader = OmegaConf.create()
+dataloader = OmegaConf.create(_CHOICES)
 
 dataloader.train = L(build_detection_train_loader)(
     dataset=L(get_detection_dataset_dicts)(names="coco_2017_train"),
     mapper=L(DatasetMapper)(
         is_train=True,
         augmentations=[
-            L(T.RandomFlip)(horizontal=True, prob="${data.flip_prob}"),
+            L(T.RandomFlip)(horizontal=True, prob="${.....flip_prob}"),
             L(T.ResizeScale)(
-                min_scale="${data.min_scale}",
-                max_scale="${data.max_scale}",
+                min_scale="${.....min_scale}",
+                max_scale="${.....max_scale}",
                 target_height=_SIZE,
                 target_width=_SIZE,
             ),
-            L(FixedSizeCrop)(crop_size=(_SIZE, _SIZE), pad=False),
+            L(FixedSizeCrop)(crop_size=("${......image_size}", "${......image_size}"), pad=False),
         ],
         image_format="RGB",
         use_instance_mask=True,

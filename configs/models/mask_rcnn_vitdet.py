@@ -15,7 +15,7 @@ from .mask_rcnn import model
 
 model.backbone = L(SimpleFeaturePyramid)(
     net=L(ViT)(
-        img_size=1024,
+        img_size="${oc.select:data.image_size, 1024}",
         patch_size=16,
         **vit_arguments("b"),
         drop_path_rate=0.1,
@@ -33,7 +33,7 @@ model.backbone = L(SimpleFeaturePyramid)(
     scale_factors=(4.0, 2.0, 1.0, 0.5),
     top_block=L(LastLevelMaxPool)(),
     norm="LN",
-    square_pad=1024,
+    square_pad="${.net.img_size}",
 )
 
 # Two hidden convolutions in the RPN; four and one fully connected layer in the box head.

@@ -16,7 +16,7 @@ optimizer = L(torch.optim.AdamW)(
     params=L(get_default_optimizer_params)(
         base_lr="${..lr}",
         weight_decay_norm=0.0,
-        lr_factor_func=L(layer_decay)(lr_decay_rate=0.7, num_layers="${model.backbone.net.depth}"),
+        lr_factor_func=L(layer_decay)(lr_decay_rate=0.7, num_layers=12),
         overrides={"pos_embed": {"weight_decay": 0.0}},
     ),
     lr=1e-4,

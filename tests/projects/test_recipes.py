@@ -7,6 +7,7 @@ import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.data import transforms as T
+from omegaconf import OmegaConf
 
 from vitdet_d2.backbones import VIT_SIZES, ViT, vit_arguments
 
@@ -128,3 +129,23 @@ def test_model_part_works_alone():
     model = LazyConfig.load(str(ROOT / "configs/models/mask_rcnn_vitdet.py")).model
     with torch.device("meta"):
         assert instantiate(model).backbone.padding_constraints["square_size"] == 1024
+
+
+@pytest.mark.parametrize("name", ["quickstart", *(f"vitdet_{size}" for size in SIZES)])
+def test_parts_of_a_recipe_stand_alone(name):
+    """As in another project's recipe, which takes the model or the data only."""
+    path = str(ROOT / "projects" / f"{name}.py")
+    whole = LazyConfig.load(path)
+    model = LazyConfig.load(path, "model")
+    dataloader = LazyConfig.load(path, "dataloader")
+    optimizer = LazyConfig.load(path, "optimizer")
+    assert model.backbone.net.img_size == model.backbone.square_pad == whole.data.image_size
+    assert dataloader.image_size == whole.data.image_size
+    for split in ("train", "test"):
+        alone, inside = (
+            OmegaConf.to_container(part[split].mapper.augmentations, resolve=True)
+            for part in (dataloader, whole.dataloader)
+        )
+        assert alone == inside
+    factor = optimizer.params.lr_factor_func
+    assert factor is None or factor.num_layers == whole.model.backbone.net.depth
