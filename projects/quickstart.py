@@ -40,7 +40,7 @@ model.pixel_mean = [127.5, 127.5, 127.5]
 model.pixel_std = [64.0, 64.0, 64.0]
 
 _backbone, _rpn, _heads = model.backbone, model.proposal_generator, model.roi_heads
-_backbone.net.update(patch_size=8, embed_dim=128, depth=4, num_heads=4, window_size=8)
+_backbone.net.update(patch_size=8, embed_dim=128, depth=4, num_heads=2, window_size=8)
 _backbone.net.window_block_indexes = [0, 2]
 _backbone.net.drop_path_rate = 0.0
 _backbone.net.pretrain_img_size = _SIZE  # positions on the grid of the input
@@ -52,7 +52,7 @@ _backbone.top_block = None
 _rpn.in_features = ["p3", "p4"]
 _rpn.head.update(in_channels=64, conv_dims=[64], num_anchors=6)
 _rpn.anchor_generator.update(sizes=[[24, 40], [60, 88]], strides=[8, 16])
-_rpn.update(batch_size_per_image=128, pre_nms_topk=(500, 300), post_nms_topk=(200, 100))
+_rpn.update(batch_size_per_image=128, pre_nms_topk=(300, 200), post_nms_topk=(150, 100))
 _heads.box_in_features = _heads.mask_in_features = ["p2", "p3", "p4"]
 _heads.batch_size_per_image = 32
 for _pooler in (_heads.box_pooler, _heads.mask_pooler):
@@ -62,18 +62,19 @@ for _pooler in (_heads.box_pooler, _heads.mask_pooler):
 _heads.box_head.update(conv_dims=[64], fc_dims=[256])
 _heads.box_head.input_shape.channels = _heads.mask_head.input_shape.channels = 64
 _heads.box_predictor.input_shape.channels = 256
+_heads.box_predictor.loss_weight = {"loss_box_reg": 2.0}
 _heads.mask_head.conv_dims = [64, 64, 64]
 
 train.update(
     output_dir="./runs/quickstart",
-    max_iter=1500,
+    max_iter=1400,
     eval_period=0,
     log_period=20,
     seed=0,
     pictures=12,
 )
-train.checkpointer.update(period=250, max_to_keep=2)
-optimizer.update(lr=8e-4, betas=(0.9, 0.98), weight_decay=0.05)
+train.checkpointer.update(period=200, max_to_keep=2)
+optimizer.update(lr=8e-4, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
 optimizer.params.lr_factor_func = None
 lr_multiplier.scheduler = L(CosineParamScheduler)(start_value=1.0, end_value=0.01)
 lr_multiplier.update(warmup_length=100 / train.max_iter, warmup_factor=0.01)

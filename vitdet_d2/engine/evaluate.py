@@ -157,6 +157,9 @@ def draw_pictures(cfg: DictConfig, model: nn.Module, output_dir: Path, *, count:
     from vitdet_d2.evaluation.pictures import write_pictures
 
     names = OmegaConf.select(cfg, "dataloader.test.dataset.names")
+    if not names:
+        logger.warning("No pictures: dataloader.test.dataset.names names no registered data set")
+        return
     name = names if isinstance(names, str) else names[0]
     mapper = OmegaConf.select(cfg, "dataloader.test.mapper")
     with random_state.preserved():

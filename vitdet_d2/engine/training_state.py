@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import platform
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -117,7 +118,8 @@ class TrainingParts:
             configured = [dict(g, params=None) for g in self.optimizer.param_groups]
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())
+            # torch lists every tensor, hundreds of them where a width differs.
+            reason = textwrap.shorten(str(error), width=400, placeholder=" ...")
             raise WeightsError(
                 f"checkpoint: does not fit this recipe, was the recipe changed? {reason}"
             ) from error
