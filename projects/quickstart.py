@@ -10,7 +10,7 @@ Command:
 
 What is small: four blocks of width 128 on patches of 8 px (windows of 8 x 8 tokens, global
 attention in the second and the fourth block), three levels of 64 channels, 32 boxes per image, one
-convolution in the box head and two in the mask head.
+convolution per head.
 """
 
 from detectron2.config import LazyCall as L
@@ -42,9 +42,7 @@ model.pixel_std = [64.0, 64.0, 64.0]
 _backbone, _rpn, _heads = model.backbone, model.proposal_generator, model.roi_heads
 _backbone.net.update(patch_size=8, embed_dim=128, depth=4, num_heads=2, window_size=8)
 _backbone.net.window_block_indexes = [0, 2]
-_backbone.net.drop_path_rate = 0.0
-_backbone.net.pretrain_img_size = _SIZE  # positions on the grid of the input
-_backbone.net.pretrain_use_cls_token = False
+_backbone.net.update(pretrain_img_size=_SIZE, pretrain_use_cls_token=False, drop_path_rate=0.0)
 _backbone.out_channels = 64
 _backbone.scale_factors = (2.0, 1.0, 0.5)  # strides 4, 8, 16
 _backbone.top_block = None
@@ -54,27 +52,29 @@ _rpn.head.update(in_channels=64, conv_dims=[64], num_anchors=6)
 _rpn.anchor_generator.update(sizes=[[24, 40], [60, 88]], strides=[8, 16])
 _rpn.update(batch_size_per_image=128, pre_nms_topk=(300, 200), post_nms_topk=(150, 100))
 _heads.box_in_features = _heads.mask_in_features = ["p2", "p3", "p4"]
-_heads.batch_size_per_image = 32
+_heads.update(batch_size_per_image=32, positive_fraction=0.375)
 for _pooler in (_heads.box_pooler, _heads.mask_pooler):
     # Boxes from 64 px on are pooled from p3.
     _pooler.update(scales=[1 / 4, 1 / 8, 1 / 16], sampling_ratio=1)
     _pooler.update(canonical_box_size=64, canonical_level=3)
+_heads.box_pooler.sampling_ratio = 2  # its 7 x 7 bins are wider than a cell of p2
 _heads.box_head.update(conv_dims=[64], fc_dims=[256])
 _heads.box_head.input_shape.channels = _heads.mask_head.input_shape.channels = 64
 _heads.box_predictor.input_shape.channels = 256
-_heads.box_predictor.loss_weight = {"loss_box_reg": 2.0}
-_heads.mask_head.conv_dims = [64, 64, 64]
+# One regressor and one mask for all classes: each class alone has too few examples in minutes.
+_heads.box_predictor.cls_agnostic_bbox_reg = True
+_heads.mask_head.num_classes = 1
+_heads.mask_head.conv_dims = [64, 64]
 
 train.update(
     output_dir="./runs/quickstart",
-    max_iter=1400,
+    max_iter=1250,
     eval_period=0,
-    log_period=20,
     seed=0,
     pictures=12,
 )
 train.checkpointer.update(period=200, max_to_keep=2)
-optimizer.update(lr=8e-4, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
+optimizer.update(lr=1e-3, betas=(0.9, 0.98), weight_decay=0.05, fused=True)
 optimizer.params.lr_factor_func = None
 lr_multiplier.scheduler = L(CosineParamScheduler)(start_value=1.0, end_value=0.01)
 lr_multiplier.update(warmup_length=100 / train.max_iter, warmup_factor=0.01)

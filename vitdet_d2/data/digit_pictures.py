@@ -22,9 +22,9 @@ MIN_SIDE, MAX_SIDE = 1 / 8, 1 / 2
 # A digit whose ink is hidden by more than this is no longer legible for sure.
 MAX_HIDDEN = 0.05
 # Of the smaller box, that two boxes may share: a 1 drawn inside a 4 is hard to read for anybody.
-MAX_SHARED = 0.3
+MAX_SHARED = 0.1
 # Grey levels between the ink and everything but outliers of the background below it.
-MIN_CONTRAST = 70
+MIN_CONTRAST = 85
 # Of the sample's darkest value; thinner strokes of the scans are broken above, blobs below.
 INK_THRESHOLD = 0.42
 # Places tried for a digit before a smaller one is tried, and sizes tried before it is left out.

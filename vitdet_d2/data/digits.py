@@ -38,7 +38,7 @@ from .cache import cache_folder
 from .digit_pictures import box_of, draw_picture
 
 # Part of the folder's name: raise it with every change of what is drawn or written.
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 CLASS_NAMES = tuple("0123456789")
 # COCO numbers categories from 1.
 CATEGORY_IDS = {index + 1: index for index in range(len(CLASS_NAMES))}
