@@ -24,6 +24,7 @@ The image size stands in one place, `data.image_size`. At 320 px, without augmen
 path, with 64 RoIs per image, append to the command:
     data.image_size=320 data.flip_prob=0 data.min_scale=1 data.max_scale=1 \
     model.backbone.net.drop_path_rate=0 model.roi_heads.batch_size_per_image=64
+Eight photographs are learnt so in minutes on a CPU: benchmarks/photographs_cpu_202611.md.
 """
 
 from vitdet_d2.backbones import vit_arguments
