@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from detectron2.data.transforms import CropTransform
 
+from vitdet_d2.geometry.crop_transform import CropTransform
 from vitdet_d2.geometry.polygon_clip import clip_polygon
 
 SQUARE = np.array([[2.0, 2], [8, 2], [8, 8], [2, 8]])
