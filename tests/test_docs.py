@@ -14,9 +14,9 @@ import pytest
 
 from vitdet_d2 import runtime
 from vitdet_d2.engine.arguments import RunArguments, parse_eval, parse_train
-from vitdet_d2.engine.recipe_names import find_recipe, recipe_names
 from vitdet_d2.engine.recipes import load_recipe
 from vitdet_d2.errors import RecipeError
+from vitdet_d2.zoo.recipe_names import find_recipe, recipe_names
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

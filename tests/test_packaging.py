@@ -16,7 +16,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PROBE = """
 import json, vitdet_d2, detectron2
-from vitdet_d2.engine.recipes import find_recipe, load_recipe
+from vitdet_d2.engine.recipes import load_recipe
+from vitdet_d2.zoo.recipe_names import find_recipe
 path = find_recipe("vitdet_ti")
 recipe = load_recipe("vitdet_ti")
 print(json.dumps({

@@ -98,14 +98,15 @@ def _as_text(description: dict[str, Any]) -> str:
     return "\n".join(f"{name}: {value}" for name, value in rows)
 
 
-def main(argv: Sequence[str]) -> None:
+def main(argv: Sequence[str], prog: str = "vitdet env") -> None:
     """Print the environment.
 
     Args:
         argv: arguments of ``vitdet env``.
+        prog: shown in messages.
     """
     parser = OneLineParser(
-        prog="vitdet env", description="Show versions, devices, and the Detectron2 in use."
+        prog=prog, description="Show versions, devices, and the Detectron2 in use."
     )
     parser.add_argument("--json", action="store_true", help="as JSON")
     description = describe()

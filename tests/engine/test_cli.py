@@ -161,7 +161,7 @@ USAGE = {
     "train --config-file recipe.py train.max_itr=5": "did you mean 'train.max_iter'",
     "train --config-file recipe.py --num-gpus 3": "--num-gpus 3, but this machine has no GPUs",
     "train --config-file recipe.py train.device=tpu": "must be auto, cuda or cpu, got 'tpu'",
-    "training": "unknown command 'training'; there are train, eval, env",
+    "training": "unknown command 'training'; there are train, eval, ",
     "env --jsn": "unrecognized arguments: --jsn",
 }
 

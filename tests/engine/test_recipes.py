@@ -15,12 +15,12 @@ from detectron2.layers import ShapeSpec
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from vitdet_d2.engine import recipe_names
 from vitdet_d2.engine.recipe_json import changes, from_json, to_json
-from vitdet_d2.engine.recipe_names import find_recipe, own_name
-from vitdet_d2.engine.recipe_names import recipe_names as all_names
 from vitdet_d2.engine.recipes import complete, load_recipe, save_resolved
 from vitdet_d2.errors import RecipeError
+from vitdet_d2.zoo import recipe_names
+from vitdet_d2.zoo.recipe_names import find_recipe, own_name
+from vitdet_d2.zoo.recipe_names import recipe_names as all_names
 
 PARTS = "model = {'_target_': 'torch.nn.Identity'}\ndataloader = {'a': 1}\n"
 WHOLE = PARTS + "optimizer = {'a': 1}\nlr_multiplier = {'a': 1}\n"

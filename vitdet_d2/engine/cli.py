@@ -15,17 +15,8 @@ import warnings
 from collections.abc import Callable, Sequence
 
 import vitdet_d2
+from vitdet_d2.engine.commands import COMMANDS, train, usage
 from vitdet_d2.errors import RecipeError, StoppedBySignal, UserError
-
-_USAGE = """usage: vitdet COMMAND ...
-
-commands:
-  train   train the model of a recipe, and evaluate it
-  eval    evaluate weights on the test data of a recipe
-  env     show versions, devices, and which Detectron2 is in use
-
-`vitdet COMMAND --help` tells the rest; `vitdet --version` the version.
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_USAGE, end="", file=sys.stdout if arguments else sys.stderr)
+        print(usage(), end="", file=sys.stdout if arguments else sys.stderr)
         return 0 if arguments else RecipeError.exit_code
     if arguments[0] == "--version":
         print(f"vitdet_d2 {vitdet_d2.__version__}")
@@ -51,31 +42,13 @@ def main_train(argv: Sequence[str] | None = None) -> int:
         argv: without the program's name; that of the process by default.
     """
     arguments = sys.argv[1:] if argv is None else list(argv)
-    return _guarded(lambda: _train(arguments, "train_net.py"), arguments)
+    return _guarded(lambda: train(arguments, "train_net.py"), arguments)
 
 
-def _dispatch(command: str, argv: Sequence[str]) -> None:
-    # Imported on demand: `vitdet env` must work where a part of the rest does not.
-    if command == "train":
-        _train(argv, "vitdet train")
-    elif command == "eval":
-        from vitdet_d2.engine.arguments import parse_eval
-        from vitdet_d2.engine.run import run
-
-        run(parse_eval(argv))
-    elif command == "env":
-        from vitdet_d2.environment import main as show_environment
-
-        show_environment(argv)
-    else:
-        raise RecipeError(f"unknown command {command!r}; there are train, eval, env")
-
-
-def _train(argv: Sequence[str], prog: str) -> None:
-    from vitdet_d2.engine.arguments import parse_train
-    from vitdet_d2.engine.run import run
-
-    run(parse_train(argv, prog))
+def _dispatch(word: str, argv: Sequence[str]) -> None:
+    if word not in COMMANDS:
+        raise RecipeError(f"unknown command {word!r}; there are {', '.join(COMMANDS)}")
+    COMMANDS[word].run(argv, f"vitdet {word}")
 
 
 def _guarded(command: Callable[[], None], argv: Sequence[str]) -> int:

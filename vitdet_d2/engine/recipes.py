@@ -10,25 +10,22 @@ Keys read here: none; keys completed where a recipe lacks them: ``DEFAULTS``.
 
 from __future__ import annotations
 
-import builtins
 import copy
 import json
-import re
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from detectron2.config import LazyConfig
 from omegaconf import DictConfig, OmegaConf
 
 from vitdet_d2.engine.atomic_write import atomic_write
 from vitdet_d2.engine.overrides import apply_overrides
 from vitdet_d2.engine.recipe_json import decode, from_json, to_json
-from vitdet_d2.engine.recipe_names import find_recipe
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.runtime.safe_yaml import load_yaml
+from vitdet_d2.zoo.python_recipe import load_python_recipe
+from vitdet_d2.zoo.recipe_names import find_recipe
 
 # What Detectron2's own recipes lack, and so that every key can be overridden. Detectron2's values
 # where it has one; `amp.dtype` counts only where `amp.enabled` is true.
@@ -78,7 +75,7 @@ def load_recipe(
     """
     path = find_recipe(path_or_name)
     if path.suffix == ".py":
-        cfg = _load_python(path)
+        cfg = load_python_recipe(path)
     else:
         cfg = _load_data(path)
     required = _EVALUATED if eval_only else _TRAINED
@@ -105,45 +102,6 @@ def complete(cfg: DictConfig) -> DictConfig:
         own = cfg.get(key)
         completed[key] = values if own is None else OmegaConf.merge(values, own)
     return completed
-
-
-def _load_python(path: Path) -> DictConfig:
-    # Detectron2's own loader leaves its import hook behind when a recipe fails.
-    own_import = builtins.__import__
-    try:
-        return LazyConfig.load(str(path))
-    except SyntaxError as error:
-        raise RecipeError(_syntax_error(path, error)) from error
-    except RecipeError:
-        raise
-    except Exception as error:
-        raise RecipeError(_failure(path, error)) from error
-    finally:
-        builtins.__import__ = own_import
-
-
-def _syntax_error(path: Path, error: SyntaxError) -> str:
-    # An installed Detectron2 wraps the error, and names the file in its text only.
-    cause = error.__cause__ if isinstance(error.__cause__, SyntaxError) else error
-    wrapped = re.fullmatch(r"Config file (.+) has syntax error!", str(error.msg))
-    file = wrapped[1] if wrapped else cause.filename or path
-    return f"{file}:{cause.lineno}: syntax error: {cause.msg}"
-
-
-def _failure(path: Path, error: Exception) -> str:
-    """Return one line with the place in the recipe, not in what the recipe called."""
-    place = str(path)
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        package = frame.f_globals.get("__package__") or ""
-        if package.startswith("detectron2._cfg_loader"):
-            place = f"{frame.f_code.co_filename}:{line}"
-    reason = " ".join(str(error).split()) or "no message"
-    if isinstance(error, ModuleNotFoundError) and error.name == "pkg_resources":
-        reason += (
-            "; the installed Detectron2 needs it: `pip install 'setuptools<82'`, or set "
-            "VITDET_D2_RUNTIME=bundled"
-        )
-    return f"{place}: {type(error).__name__}: {reason}"
 
 
 def _load_data(path: Path) -> DictConfig:

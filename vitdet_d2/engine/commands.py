@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The commands of ``vitdet``: one row each, with what it imports inside its function.
+
+Imported on demand: `vitdet env` must work where a part of the rest does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """A word behind ``vitdet``.
+
+    Attributes:
+        summary: what it does, for the list of commands.
+        run: called with the arguments behind the word, and the program's name for messages.
+    """
+
+    summary: str
+    run: Callable[[Sequence[str], str], None]
+
+
+def train(argv: Sequence[str], prog: str) -> None:
+    """Train the model of a recipe, as ``train_net.py`` does."""
+    from vitdet_d2.engine.arguments import parse_train
+    from vitdet_d2.engine.run import run
+
+    run(parse_train(argv, prog))
+
+
+def _eval(argv: Sequence[str], prog: str) -> None:
+    from vitdet_d2.engine.arguments import parse_eval
+    from vitdet_d2.engine.run import run
+
+    run(parse_eval(argv, prog))
+
+
+def _env(argv: Sequence[str], prog: str) -> None:
+    from vitdet_d2.environment import main
+
+    main(argv, prog)
+
+
+COMMANDS: dict[str, Command] = {
+    "train": Command(summary="train the model of a recipe, and evaluate it", run=train),
+    "eval": Command(summary="evaluate weights on the test data of a recipe", run=_eval),
+    "env": Command(summary="show versions, devices, and which Detectron2 is in use", run=_env),
+}
+
+
+def usage() -> str:
+    """Return the text of ``vitdet --help``."""
+    rows = "\n".join(f"  {name:<8}{command.summary}" for name, command in COMMANDS.items())
+    return (
+        f"usage: vitdet COMMAND ...\n\ncommands:\n{rows}\n\n"
+        "`vitdet COMMAND --help` tells the rest; `vitdet --version` the version.\n"
+    )
