@@ -2,8 +2,8 @@
 """What is said where a part of Detectron2 is asked for that is not bundled.
 
 Two places share one message: ``__getattr__`` of the bundled packages
-(``detectron2.config.get_cfg``), and the last import finder (``import detectron2.export``,
-``from detectron2.config import get_cfg``).
+(``detectron2.structures.Keypoints``), and the last import finder (``import detectron2.export``,
+``from detectron2.structures import Keypoints``).
 """
 
 from __future__ import annotations
