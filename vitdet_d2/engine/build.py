@@ -16,6 +16,7 @@ from fvcore.common.param_scheduler import ParamScheduler
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from vitdet_d2.checks.square_pad import refuse_cropping
 from vitdet_d2.data.loader import build_detection_train_loader
 from vitdet_d2.engine.settings import TrainSettings
 from vitdet_d2.errors import RecipeError
@@ -39,11 +40,12 @@ _LOADER_KEYS = {
 }
 
 
-def resolve_device(name: str) -> torch.device:
+def resolve_device(name: str, asked_by: str = "train.device") -> torch.device:
     """The device of this process.
 
     Args:
         name: "auto" takes a GPU where there is one.
+        asked_by: the key or argument that gave the name, for messages.
 
     Raises:
         RecipeError: torch does not know the name, or there is no GPU.
@@ -53,11 +55,11 @@ def resolve_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise RecipeError(f"train.device: expected auto, cuda or cpu, got {name!r}") from error
+        raise RecipeError(f"{asked_by}: expected auto, cuda or cpu, got {name!r}") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise RecipeError(
-            f"train.device={name}, but torch {torch.__version__} finds no CUDA device; "
-            "use train.device=auto or train.device=cpu"
+            f"{asked_by}={name}, but torch {torch.__version__} finds no CUDA device; "
+            f"use {asked_by}=auto or {asked_by}=cpu"
         )
     return device
 
@@ -71,8 +73,8 @@ def autocast_dtype(settings: TrainSettings, device: torch.device) -> torch.dtype
 
 
 def build_model(cfg: DictConfig, device: torch.device) -> nn.Module:
-    """Instantiate ``cfg.model`` on a device."""
-    return instantiate(cfg.model).to(device)
+    """Instantiate ``cfg.model`` on a device; it refuses images that its padding would cut off."""
+    return refuse_cropping(instantiate(cfg.model).to(device))
 
 
 def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 import vitdet_d2
 from vitdet_d2 import runtime
 from vitdet_d2.engine.arguments import RunArguments
+from vitdet_d2.engine.input_size import check_input_size
 from vitdet_d2.engine.launch import Plan, launch, make_plan
 from vitdet_d2.engine.recipe_json import changes, to_json
 from vitdet_d2.engine.recipes import load_recipe, save_resolved
@@ -54,12 +55,14 @@ def resolve(arguments: RunArguments, plan: Plan) -> DictConfig:
         plan: the processes.
 
     Raises:
-        RecipeError: of ``load_recipe``; or recipe and command line disagree about the device.
+        RecipeError: of ``load_recipe``; recipe and command line disagree about the device; or its
+            images cannot fit its model.
     """
     cfg = load_recipe(arguments.config_file, arguments.overrides, eval_only=arguments.eval_only)
     if arguments.weights is not None:
         cfg.train.init_checkpoint = arguments.weights
     choose_device(cfg, arguments, plan)
+    check_input_size(cfg)
     return cfg
 
 
