@@ -3,10 +3,15 @@ import pytest
 import torch
 from torch import nn
 
+from tests.closed_form import fill_, tensor
 from vitdet_d2.layers.block import Block
 from vitdet_d2.layers.drop_path import DropPath
 from vitdet_d2.layers.norm import channel_norm
-from vitdet_d2.layers.residual_block import ResBottleneckBlock
+from vitdet_d2.layers.residual_block import (
+    ResBottleneckBlock,
+    ResidualConvBlock,
+    make_conv_block,
+)
 
 
 def test_drop_path_keeps_the_mean_and_drops_whole_samples():
@@ -39,6 +44,32 @@ def test_residual_block_starts_as_the_identity():
     assert not isinstance(module.norm3, nn.LayerNorm)
     nn.init.ones_(module.norm3.weight)
     assert not torch.allclose(module(x), x)
+
+
+@pytest.mark.parametrize(("kind", "num_convs"), [("naive", 1), ("basic", 2), ("bottleneck", 3)])
+def test_kinds_of_residual_blocks(kind, num_convs):
+    """Against the formula, with all norms at work."""
+    module = fill_(make_conv_block(kind, 8).double())
+    assert list(make_conv_block(kind, 8).state_dict()) == list(module.state_dict())
+    x = tensor("x", (2, 8, 5, 6))
+    out = x
+    for i in range(1, num_convs + 1):
+        weight = module.get_parameter(f"conv{i}.weight")
+        out = nn.functional.conv2d(out, weight, padding=weight.shape[-1] // 2)
+        norm = module.get_submodule(f"norm{i}")
+        out = nn.functional.layer_norm(
+            out.permute(0, 2, 3, 1), (out.shape[1],), norm.weight, norm.bias, 1e-6
+        ).permute(0, 3, 1, 2)
+        if i < num_convs:
+            out = nn.functional.gelu(out)
+    torch.testing.assert_close(module(x), x + out)
+
+
+def test_bad_residual_blocks_raise():
+    with pytest.raises(ValueError, match="expected naive, basic or bottleneck, got 'wide'"):
+        make_conv_block("wide", 8)
+    with pytest.raises(ValueError, match=r"as many channels at the end .* got \[8, 4\]"):
+        ResidualConvBlock((8, 4), (3,))
 
 
 def test_residual_block_keys():

@@ -10,7 +10,9 @@ from detectron2.modeling.backbone import vit as original
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 from tests.backbones.vit_case import CASES, PYRAMID, TINY, pixels, run
+from tests.closed_form import tensor
 from vitdet_d2.backbones import ViT
+from vitdet_d2.layers.residual_block import ResBottleneckBlock
 from vitdet_d2.necks import SimpleFeaturePyramid
 from vitdet_d2.solver import get_vit_lr_decay_rate
 
@@ -48,6 +50,38 @@ def test_vit_matches_detectron2(case, method, dtype):
     ours, theirs = (cls(**{**TINY, **arguments}) for cls in (ViT, original.ViT))
     ours.set_attention_method(method)
     compare(ours, theirs, pixels(hw, dtype))
+
+
+@pytest.mark.parametrize("indexes", [(1,), (0, 1, 2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_convolutional_strategy_matches_detectron2(dtype, indexes):
+    """There: every block windowed, and the list of residual blocks."""
+    ours = ViT(
+        **{**TINY, "window_block_indexes": ()}, cross_window="conv", cross_window_indexes=indexes
+    )
+    theirs = original.ViT(
+        **{**TINY, "window_block_indexes": (0, 1, 2), "residual_block_indexes": indexes}
+    )
+    compare(ours, theirs, pixels((64, 96), dtype))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bottleneck_matches_detectron2(dtype):
+    class Named(torch.nn.Module):
+        def __init__(self, block):
+            super().__init__()
+            self.block = block
+
+        def forward(self, x):
+            return {"out": self.block(x)}
+
+    x = tensor("x", (2, 16, 7, 5)).to(dtype)
+    ours, theirs = (
+        Named(block(16, 16, 8)) for block in (ResBottleneckBlock, original.ResBottleneckBlock)
+    )
+    assert torch.equal(theirs(x.float())["out"], x.float())  # the identity before `run` fills it
+    assert torch.equal(ours(x.float())["out"], x.float())
+    compare(ours, theirs, x)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

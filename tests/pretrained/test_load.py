@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from tests.closed_form import fill_
 from vitdet_d2.backbones.vit import ViT
 from vitdet_d2.errors import WeightsError
+from vitdet_d2.layers.residual_block import ConvBlockKind
 from vitdet_d2.necks.simple_feature_pyramid import SimpleFeaturePyramid
 from vitdet_d2.pretrained.load import load_init_checkpoint
 
@@ -102,6 +103,40 @@ def test_encoder_goes_below_the_backbone(
     assert "backbone.simfp_3" in lines
     assert "roi_heads.box_predictor (4)" in lines
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_a_detector_without_convolutional_blocks_goes_into_one_with(
+    save: Callable[[Any], str],
+) -> None:
+    """They are the identity at first: as good a start as for the model that was trained."""
+    source, model = fill_(Detector()), Detector()
+    weights = {n: v for n, v in source.state_dict().items() if ".residual." not in n}
+    report = load_init_checkpoint(model, save({"model": weights}))
+    assert report.kind == "detector"
+    assert not report.missing
+    assert {name.split(".")[4] for name in report.initialised} == {"residual"}
+    assert report.lines()[1] == "newly initialised: convolutional blocks (9)"
+    with pytest.raises(WeightsError, match=r"not in the file: convolutional blocks \(9\)"):
+        load_init_checkpoint(model, save({"model": weights}), strict_heads=True)
+    some = {n: v for n, v in source.state_dict().items() if "residual.conv" not in n}
+    with pytest.raises(WeightsError, match=r"missing, for example, .*\.residual\.conv1\.weight"):
+        load_init_checkpoint(model, save({"model": some}))
+
+
+@pytest.mark.parametrize("kind", ["naive", "basic", "bottleneck"])
+def test_an_encoder_goes_into_a_vit_with_convolutional_blocks(
+    kind: ConvBlockKind, save: Callable[[Any], str]
+) -> None:
+    weights = encoder_weights()
+    model = ViT(
+        img_size=64, embed_dim=32, depth=2, num_heads=2, pretrain_img_size=64,
+        window_size=2, cross_window="conv", conv_block=kind,
+    )  # fmt: skip
+    report = load_init_checkpoint(model, save(weights))
+    assert not report.missing
+    assert not report.warnings()
+    assert all(".residual." in name for name in report.initialised)
+    assert f"convolutional blocks ({len(report.initialised)})" in "\n".join(report.lines())
 
 
 @pytest.mark.parametrize("wrap", ["bare", "module"])

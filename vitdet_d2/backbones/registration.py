@@ -68,7 +68,7 @@ def build_vit_simple_feature_pyramid_backbone(
     net = build_vit_backbone(cfg, input_shape)
     given = {**SFP_DEFAULTS, **cfg.MODEL.get("SFP", {})}
     options = _options(SimpleFeaturePyramid, given, "MODEL.SFP", NOT_IN_SFP_OPTIONS)
-    (in_feature,) = net.output_shape()
+    *_, in_feature = net.output_shape()  # the last map, after those of stages
     return SimpleFeaturePyramid(
         net=net, in_feature=in_feature, top_block=LastLevelMaxPool(), **options
     )

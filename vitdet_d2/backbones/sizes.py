@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-# The paper's "even" placement of global (or convolutional) blocks.
-NUM_GLOBAL_BLOCKS = 4
+from vitdet_d2.backbones.placement import even_blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +24,7 @@ class ViTSize:
     @property
     def global_block_indexes(self) -> tuple[int, ...]:
         """Blocks with global attention: the last of each quarter of the depth."""
-        quarter = self.depth // NUM_GLOBAL_BLOCKS
-        return tuple(range(quarter - 1, self.depth, quarter))
+        return tuple(even_blocks(self.depth))
 
     @property
     def window_block_indexes(self) -> tuple[int, ...]:

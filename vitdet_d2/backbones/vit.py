@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plain Vision Transformer as a detection backbone: one map at the stride of a patch.
 
-Arguments, state-dict keys, initialisation and numerics are Detectron2's. Images ``(B, C, H, W)``;
-token maps ``(B, h, w, C)`` with ``h = H // patch_size``.
+Arguments, state-dict keys, initialisation and numerics are Detectron2's; what it lacks (strategies
+across windows by name, maps of several blocks) is off by default. Images ``(B, C, H, W)``; token
+maps ``(B, h, w, C)`` with ``h = H // patch_size``.
 
 Source: ViTDet, arXiv 2203.16527, section 3; equals `ViT` in detectron2/modeling/backbone/vit.py.
 """
@@ -16,18 +17,25 @@ from detectron2.modeling.backbone.backbone import Backbone
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vitdet_d2.backbones.cross_window import CrossWindow, plan_blocks
+from vitdet_d2.backbones.placement import check_block_indexes
 from vitdet_d2.layers.absolute_position import get_abs_pos
 from vitdet_d2.layers.attend import AttentionMethod
 from vitdet_d2.layers.attention import Attention
 from vitdet_d2.layers.block import Block
 from vitdet_d2.layers.patch_embed import PatchEmbed
+from vitdet_d2.layers.residual_block import ConvBlockKind
 
 # Standard deviation of new weights and position embeddings, as in BERT, ViT and MAE.
 INIT_STD = 0.02
 
 
 class ViT(Backbone):
-    """Plain ViT whose blocks attend in windows or globally."""
+    """Plain ViT whose blocks attend in windows or globally.
+
+    Maps: ``out_feature``, after the last block, and before it ``stage1``, ``stage2``, ... if
+    ``out_block_indexes`` asks for them, all of the same stride and width.
+    """
 
     def __init__(
         self,
@@ -52,6 +60,10 @@ class ViT(Backbone):
         pretrain_img_size: int = 224,
         pretrain_use_cls_token: bool = True,
         out_feature: str = "last_feat",
+        cross_window: CrossWindow | None = None,
+        cross_window_indexes: Sequence[int] | None = None,
+        conv_block: ConvBlockKind = "bottleneck",
+        out_block_indexes: Sequence[int] = (),
     ) -> None:
         """Build the backbone.
 
@@ -72,14 +84,28 @@ class ViT(Backbone):
             use_rel_pos: whether relative positions are added to the attention logits.
             rel_pos_zero_init: whether their tables start at zero.
             window_size: side of the attention windows, in tokens.
-            window_block_indexes: blocks that attend in windows; all others attend globally.
-            residual_block_indexes: blocks that a convolutional residual block follows.
+            window_block_indexes: blocks that attend in windows; all others attend globally. Where
+                it is not empty it wins over ``cross_window``.
+            residual_block_indexes: blocks that a convolutional residual block follows; wins in the
+                same way.
             use_act_checkpoint: whether blocks are computed again in the backward pass, which
                 saves memory.
             pretrain_img_size: side of the pre-training images, in pixels; sets the size of the
                 absolute position embedding.
             pretrain_use_cls_token: whether that embedding has a class token, which is not used.
             out_feature: name of the output map.
+            cross_window: how information crosses the windows, ``"global"``, ``"conv"``,
+                ``"shifted"`` or ``"none"``, see `vitdet_d2.backbones.cross_window`; None: the two
+                lists above alone decide, as in Detectron2.
+            cross_window_indexes: at which blocks it does; None: at the last of each quarter, with
+                ``"shifted"`` at every second block. See `vitdet_d2.backbones.placement`.
+            conv_block: kind of the convolutional residual blocks: ``"naive"``, ``"basic"`` or
+                ``"bottleneck"``.
+            out_block_indexes: blocks, in increasing order, after which the map is returned, too,
+                as ``stage1``, ``stage2``, ...
+
+        Raises:
+            ValueError: arguments that contradict each other, or blocks that do not exist.
         """
         super().__init__()
         self.pretrain_use_cls_token = pretrain_use_cls_token
@@ -95,6 +121,15 @@ class ViT(Backbone):
             num_tokens = (pretrain_img_size // patch_size) ** 2 + int(pretrain_use_cls_token)
             self.pos_embed = nn.Parameter(torch.zeros(1, num_tokens, embed_dim))
 
+        plans = plan_blocks(
+            depth,
+            window_size,
+            cross_window,
+            cross_window_indexes,
+            conv_block,
+            window_block_indexes,
+            residual_block_indexes,
+        )
         grid = img_size // patch_size
         # On the CPU also when the model is built on the meta device, which holds no numbers.
         rates = torch.linspace(0, drop_path_rate, depth, device="cpu").tolist()
@@ -104,25 +139,33 @@ class ViT(Backbone):
                 num_heads=num_heads,
                 mlp_ratio=mlp_ratio,
                 qkv_bias=qkv_bias,
-                drop_path=rates[i],
+                drop_path=rate,
                 norm_layer=norm_layer,
                 act_layer=act_layer,
                 use_rel_pos=use_rel_pos,
                 rel_pos_zero_init=rel_pos_zero_init,
-                window_size=window_size if i in window_block_indexes else 0,
-                use_residual_block=i in residual_block_indexes,
+                window_size=plan.window_size,
+                use_residual_block=plan.conv_block is not None,
                 input_size=(grid, grid),
+                conv_block=plan.conv_block or conv_block,
+                shift=plan.shift,
             )
-            for i in range(depth)
+            for plan, rate in zip(plans, rates, strict=True)
         )
 
-        self._out_features = [out_feature]
-        self._out_feature_channels = {out_feature: embed_dim}
-        self._out_feature_strides = {out_feature: patch_size}
+        self._stages = _name_stages(out_block_indexes, depth)
+        self._out_features = [*self._stages.values(), out_feature]
+        self._out_feature_channels = dict.fromkeys(self._out_features, embed_dim)
+        self._out_feature_strides = dict.fromkeys(self._out_features, patch_size)
 
         if self.pos_embed is not None:
             nn.init.trunc_normal_(self.pos_embed, std=INIT_STD)
         self.apply(_init_weights)
+
+    @property
+    def size_divisibility(self) -> int:
+        """Image sides must be multiples of a patch; what is beyond is not seen."""
+        return self._out_feature_strides[self._out_features[-1]]
 
     def set_attention_method(self, method: AttentionMethod) -> None:
         """Choose how every block computes attention; the numbers agree up to rounding.
@@ -135,23 +178,40 @@ class ViT(Backbone):
                 module.method = method
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Extract the feature map.
+        """Extract the feature maps.
 
         Args:
             x: images ``(B, in_chans, H, W)``, normalised; rows and columns beyond a multiple of
                 the patch size are ignored.
 
         Returns:
-            ``{out_feature: (B, embed_dim, H // patch_size, W // patch_size)}``.
+            ``{out_feature: (B, embed_dim, H // patch_size, W // patch_size)}``, after the maps of
+            the stages, of the same shape.
         """
         x = self.patch_embed(x)
         if self.pos_embed is not None:
             hw = (x.shape[1], x.shape[2])
             x = x + get_abs_pos(self.pos_embed, self.pretrain_use_cls_token, hw)
         recompute = self.use_act_checkpoint and torch.is_grad_enabled()
-        for block in self.blocks:
+        maps = {}
+        for i, block in enumerate(self.blocks):
             x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
-        return {self._out_features[0]: x.permute(0, 3, 1, 2)}  # (B, h, w, C) -> (B, C, h, w)
+            if i in self._stages:
+                maps[self._stages[i]] = x
+        maps[self._out_features[-1]] = x
+        return {name: x.permute(0, 3, 1, 2) for name, x in maps.items()}  # to (B, C, h, w)
+
+
+def _name_stages(out_block_indexes: Sequence[int], depth: int) -> dict[int, str]:
+    """Return the name of the map after each block that ends a stage.
+
+    Raises:
+        ValueError: the blocks do not exist, or are not in increasing order.
+    """
+    indexes = check_block_indexes("out_block_indexes", out_block_indexes, depth)
+    if list(indexes) != sorted(indexes):
+        raise ValueError(f"out_block_indexes: expected increasing numbers, got {list(indexes)}")
+    return {index: f"stage{stage}" for stage, index in enumerate(indexes, start=1)}
 
 
 def _init_weights(module: nn.Module) -> None:

@@ -2,7 +2,8 @@
 """Softmax attention with decomposed relative positions, in several equivalent ways.
 
 Shapes: ``q, k, v (B, heads, N, C)``, ``rel_h (B, heads, N, H)``, ``rel_w (B, heads, N, W)``,
-``N = H * W``; results ``(B, heads, N, C)``. All ways compute
+``N = H * W``; results ``(B, heads, N, C)``. Terms that are the same for every head may have one
+head. All ways compute
 
     softmax(scale * q k^T + rel_h[.., i] + rel_w[.., j]) v      for the key at (i, j)
 
@@ -70,7 +71,8 @@ def attend(
         q: unscaled queries ``(B, heads, N, C)``.
         k: keys, of the same shape.
         v: values, of the same shape.
-        terms: relative position terms ``(B, heads, N, H)`` and ``(B, heads, N, W)``, if any.
+        terms: terms ``(B, heads, N, H)`` and ``(B, heads, N, W)`` of relative positions or of a
+            mask, if any.
         scale: factor of ``q k^T``.
         method: a way of the module, or ``"auto"``: `choose_method` decides.
 
@@ -116,7 +118,7 @@ def attend_augmented(q: Tensor, k: Tensor, v: Tensor, terms: Terms, scale: float
 
     Head sizes are padded with zeros to a common multiple of 8: the fused kernels take no others.
     """
-    rel_h, rel_w = terms
+    rel_h, rel_w = (term.expand(*q.shape[:3], -1) for term in terms)
     columns = key_columns((rel_h.shape[-1], rel_w.shape[-1]), k)
     query = torch.cat([q * scale, rel_h, rel_w], dim=-1)
     key = torch.cat([k, columns.expand(*k.shape[:2], -1, -1)], dim=-1)

@@ -4,7 +4,8 @@
 Shapes: tokens ``(B, H, W, C)``; per head ``(B, heads, N, C / heads)`` with ``N = H * W``.
 
 Source: ViTDet, arXiv 2203.16527, section 3; equals `Attention` in
-detectron2/modeling/backbone/vit.py together with the window steps of its block.
+detectron2/modeling/backbone/vit.py together with the window steps of its block. Shifted windows:
+Swin, arXiv 2103.14030, section 3.2.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vitdet_d2.layers.attend import AttentionMethod, attend
+from vitdet_d2.layers.attend import AttentionMethod, Terms, attend
 from vitdet_d2.layers.relative_position import decomposed_terms
+from vitdet_d2.layers.shifted_window import effective_shift, wrap_terms
 from vitdet_d2.layers.window_partition import window_partition, window_unpartition
 
 
@@ -35,6 +37,7 @@ class Attention(nn.Module):
         rel_pos_zero_init: bool = True,
         input_size: tuple[int, int] | None = None,
         window_size: int = 0,
+        shift: int = 0,
     ) -> None:
         """Build the projections and the tables.
 
@@ -47,19 +50,25 @@ class Attention(nn.Module):
             input_size: token grid ``(H, W)`` that the tables are made for; needed with
                 ``use_rel_pos``. Other grids resize the tables.
             window_size: side of the windows, in tokens; 0: attend over the whole map.
+            shift: how far the windows are moved down and to the right, in tokens; below
+                ``window_size``.
 
         Raises:
-            ValueError: ``dim`` does not divide, or ``input_size`` is missing.
+            ValueError: ``dim`` does not divide, ``input_size`` is missing, or the shift does not
+                fit the windows.
         """
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim: expected a multiple of num_heads={num_heads}, got {dim}")
         if use_rel_pos and input_size is None:
             raise ValueError("input_size: expected the token grid (H, W) for use_rel_pos, got None")
+        if shift and not 0 < shift < window_size:
+            raise ValueError(f"shift: expected 0 <= shift < window_size={window_size}, got {shift}")
         head_dim = dim // num_heads
         self.num_heads = num_heads
         self.scale = head_dim**-0.5
         self.window_size = window_size
+        self.shift = shift
         self.method = "auto"
         self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
         self.proj = nn.Linear(dim, dim)
@@ -75,7 +84,8 @@ class Attention(nn.Module):
         """Attend over a token map.
 
         A padding token is zero before `qkv`, so its query, key and value are the bias: windows are
-        cut after `qkv` and joined before `proj`, and neither runs on padding.
+        cut after `qkv` and joined before `proj`, and neither runs on padding. Padding tokens are
+        keys like any other, also in shifted windows, whose grid is moved over the padded map.
 
         Args:
             x: ``(B, H, W, C)``.
@@ -86,18 +96,39 @@ class Attention(nn.Module):
         qkv = self.qkv(x)
         if self.window_size == 0:
             return self.proj(self._attend(qkv))
-        windows, pad_hw = window_partition(qkv, self.window_size, fill=self.qkv.bias)
-        out = self._attend(windows)
         hw = (x.shape[1], x.shape[2])
-        return self.proj(window_unpartition(out, self.window_size, pad_hw, hw))
+        shift = effective_shift(hw, self.window_size, self.shift)
+        windows, pad_hw = window_partition(qkv, self.window_size, self.qkv.bias, shift)
+        wraps = wrap_terms(pad_hw, self.window_size, shift, qkv) if any(shift) else None
+        out = self._attend(windows, wraps)
+        return self.proj(window_unpartition(out, self.window_size, pad_hw, hw, shift))
 
-    def _attend(self, qkv: Tensor) -> Tensor:
-        """Map ``(B, H, W, 3 * C)`` to ``(B, H, W, C)``."""
+    def _attend(self, qkv: Tensor, wraps: Terms | None = None) -> Tensor:
+        """Map ``(B, H, W, 3 * C)`` to ``(B, H, W, C)``.
+
+        Args:
+            qkv: queries, keys and values side by side.
+            wraps: terms ``(nw, 1, N, .)`` of the ``nw`` windows of every image, image by image.
+        """
         B, H, W, _ = qkv.shape
         # (B, H, W, 3 * C) -> 3 x (B, heads, N, C / heads)
         q, k, v = qkv.reshape(B, H * W, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
         terms = None
         if self.use_rel_pos:
             terms = decomposed_terms(q, self.rel_pos_h, self.rel_pos_w, (H, W))
+        if wraps is not None:
+            terms = _add_wraps(terms, wraps, B)
         out = attend(q, k, v, terms, self.scale, self.method)
         return out.transpose(1, 2).reshape(B, H, W, -1)
+
+
+def _add_wraps(terms: Terms | None, wraps: Terms, num_windows: int) -> Terms:
+    """Return terms of all ``num_windows`` windows; of a single head if there are no others."""
+    images = num_windows // wraps[0].shape[0]
+    if terms is None:
+        return (wraps[0].repeat(images, 1, 1, 1), wraps[1].repeat(images, 1, 1, 1))
+    rel_h, rel_w = (
+        (term.unflatten(0, (images, -1)) + wrap).flatten(0, 1)
+        for term, wrap in zip(terms, wraps, strict=True)
+    )
+    return rel_h, rel_w

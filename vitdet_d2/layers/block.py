@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vitdet_d2.layers.attention import Attention
 from vitdet_d2.layers.drop_path import DropPath
 from vitdet_d2.layers.mlp import Mlp
-from vitdet_d2.layers.residual_block import ResBottleneckBlock
+from vitdet_d2.layers.residual_block import ConvBlockKind, make_conv_block
 
 
 class Block(nn.Module):
@@ -33,6 +33,8 @@ class Block(nn.Module):
         window_size: int = 0,
         use_residual_block: bool = False,
         input_size: tuple[int, int] | None = None,
+        conv_block: ConvBlockKind = "bottleneck",
+        shift: int = 0,
     ) -> None:
         """Build the block.
 
@@ -49,6 +51,8 @@ class Block(nn.Module):
             window_size: side of the attention windows, in tokens; 0: global attention.
             use_residual_block: whether a convolutional residual block follows.
             input_size: token grid ``(H, W)`` of the whole map, for global relative positions.
+            conv_block: the kind of that residual block.
+            shift: how far the windows are moved down and to the right, in tokens.
         """
         super().__init__()
         self.norm1 = norm_layer(dim)
@@ -60,6 +64,7 @@ class Block(nn.Module):
             rel_pos_zero_init=rel_pos_zero_init,
             input_size=(window_size, window_size) if window_size else input_size,
             window_size=window_size,
+            shift=shift,
         )
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
         self.norm2 = norm_layer(dim)
@@ -67,7 +72,7 @@ class Block(nn.Module):
         self.window_size = window_size
         self.use_residual_block = use_residual_block
         if use_residual_block:
-            self.residual = ResBottleneckBlock(dim, dim, dim // 2, norm="LN", act_layer=act_layer)
+            self.residual = make_conv_block(conv_block, dim, act_layer=act_layer)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map a token map ``(B, H, W, C)`` to the same shape."""

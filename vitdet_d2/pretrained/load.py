@@ -36,8 +36,10 @@ _STEM = "patch_embed.proj.weight"
 _PRETRAINING_ONLY = re.compile(
     r"cls_token|mask_token|(norm|fc_norm|head|decoder\w*)\..*|decoder_pos_embed"
 )
-# What fine-tuning adds to an encoder. The additions start at zero, hence change nothing at first.
+# What fine-tuning adds to an encoder, and convolutional blocks to a detector without them. The
+# additions start at zero, hence change nothing at first.
 _ADDED_BY_DETECTION = re.compile(r"\.rel_pos_[hw]$|\.residual\.")
+_CONVOLUTIONAL_BLOCK = re.compile(r"\.residual\.")
 _RELATIVE_POSITIONS = re.compile(r"\.rel_pos_[hw]$")
 # Rebuilt from the recipe; some files carry them.
 _REBUILT = re.compile(r"pixel_mean|pixel_std|.*anchor_generator\.cell_anchors.*")
@@ -198,10 +200,10 @@ def _plan_encoder(
 
 
 def _plan_detector(source: str, model: dict[str, Tensor], file: dict[str, Tensor]) -> _Plan:
-    inside = {name for name in model if name.startswith("backbone.")}
-    plan = _Plan(
-        source=source, kind="detector", model=model, file=file, backbone=inside or set(model)
-    )
+    expected = {name for name in model if name.startswith("backbone.")} or set(model)
+    if not any(_CONVOLUTIONAL_BLOCK.search(name) for name in file):
+        expected = {name for name in expected if not _CONVOLUTIONAL_BLOCK.search(name)}
+    plan = _Plan(source=source, kind="detector", model=model, file=file, backbone=expected)
     for name, value in file.items():
         if name in model:
             plan.place(name, value)

@@ -82,6 +82,8 @@ def summarise(names: list[str] | tuple[str, ...]) -> str:
 def _part(name: str) -> str:
     if _RELATIVE_POSITIONS.search(name):
         return "relative-position tables"
+    if ".residual." in name:
+        return "convolutional blocks"
     parts = name.split(".")
     # "backbone.simfp_2.0.weight" -> "backbone.simfp_2", "proposal_generator.rpn_head.x" -> itself
     return ".".join(parts[: 2 if len(parts) > 2 else 1])
