@@ -15,7 +15,7 @@ import argparse
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,6 @@ from typing import Any, Literal
 import vitdet_d2  # isort: skip  (decides which Detectron2 this process uses)
 import torch
 import torchvision
-from detectron2.layers import ShapeSpec
 from detectron2.modeling import SimpleFeaturePyramid, ViT
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone.fpn import LastLevelMaxPool
@@ -32,17 +31,12 @@ from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch import GeneralizedRCNN
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import RPN, StandardRPNHead
-from detectron2.modeling.roi_heads import (
-    FastRCNNConvFCHead,
-    FastRCNNOutputLayers,
-    MaskRCNNConvUpsampleHead,
-    StandardROIHeads,
-)
 from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
 
 from tests import closed_form
+from tests.parity.roi_heads_case import HeadsCase, build_roi_heads
 from vitdet_d2 import runtime
 
 assert vitdet_d2.__version__, "the package under test has no version"
@@ -52,17 +46,14 @@ PIXEL_STD = [58.395, 57.12, 57.375]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
-    """Sizes of one comparison.
+class Case(HeadsCase):
+    """Sizes of one comparison; those of the heads are in the base.
 
     Attributes:
         embed_dim, depth, num_heads: of the ViT.
         window_blocks: indices of the windowed blocks.
         image_sizes: ``(height, width)`` of the images of the batch.
         square_pad: as in ``SimpleFeaturePyramid``.
-        channels: of the pyramid and the heads' convolutions.
-        fc_dim: width of the box head's linear layer.
-        num_classes: foreground classes.
         num_proposals: that reach the RoI heads.
     """
 
@@ -72,34 +63,39 @@ class Case:
     window_blocks: tuple[int, ...]
     image_sizes: tuple[tuple[int, int], ...]
     square_pad: int = 0
-    channels: int = 256
-    fc_dim: int = 1024
-    num_classes: int = 80
     num_proposals: int = 1000
 
 
 _BASE_WINDOWS = (0, 1, 3, 4, 6, 7, 9, 10)
+# Small enough for every test run.
+_TINY = Case(
+    embed_dim=48,
+    depth=2,
+    num_heads=3,
+    window_blocks=(0,),
+    image_sizes=((128, 192), (112, 160)),
+    channels=32,
+    fc_dim=64,
+    num_classes=5,
+    num_proposals=60,
+)
+_TI = Case(
+    embed_dim=192,
+    depth=12,
+    num_heads=3,
+    window_blocks=_BASE_WINDOWS,
+    image_sizes=((256, 320), (240, 300)),
+    num_proposals=200,
+)
 CASES = {
-    # Small enough for every test run.
-    "tiny": Case(
-        embed_dim=48,
-        depth=2,
-        num_heads=3,
-        window_blocks=(0,),
-        image_sizes=((128, 192), (112, 160)),
-        channels=32,
-        fc_dim=64,
-        num_classes=5,
-        num_proposals=60,
-    ),
-    "ti": Case(
-        embed_dim=192,
-        depth=12,
-        num_heads=3,
-        window_blocks=_BASE_WINDOWS,
-        image_sizes=((256, 320), (240, 300)),
-        num_proposals=200,
-    ),
+    "tiny": _TINY,
+    "tiny_boxes": replace(_TINY, masks=False),
+    "tiny_lvis": replace(_TINY, federated=True, num_classes=40),
+    "tiny_cascade": replace(_TINY, cascade=True),
+    "tiny_cascade_boxes": replace(_TINY, cascade=True, masks=False),
+    "tiny_cascade_lvis": replace(_TINY, cascade=True, federated=True, num_classes=40),
+    "ti": _TI,
+    "ti_cascade": replace(_TI, cascade=True),
     "b": Case(
         embed_dim=768,
         depth=12,
@@ -117,7 +113,7 @@ def build(
     """Build the model with closed-form weights, or with its own initialisation from a seed."""
     if seed is not None:
         torch.manual_seed(seed)
-    c, k, p = case.channels, case.num_classes, case.num_proposals
+    c, p = case.channels, case.num_proposals
     backbone = SimpleFeaturePyramid(
         net=ViT(
             img_size=1024,
@@ -166,34 +162,7 @@ def build(
         post_nms_topk=(p, p),
         nms_thresh=0.7,
     )
-    roi_heads = StandardROIHeads(
-        num_classes=k,
-        batch_size_per_image=100_000,
-        positive_fraction=0.25,
-        proposal_matcher=Matcher([0.5], [0, 1], allow_low_quality_matches=False),
-        box_in_features=levels,
-        box_pooler=pooler(output_size=7),
-        box_head=FastRCNNConvFCHead(
-            ShapeSpec(channels=c, height=7, width=7),
-            conv_dims=[c] * 4,
-            fc_dims=[case.fc_dim],
-            conv_norm="LN",
-        ),
-        box_predictor=FastRCNNOutputLayers(
-            ShapeSpec(channels=case.fc_dim),
-            test_score_thresh=0.05,
-            box2box_transform=Box2BoxTransform(weights=(10.0, 10.0, 5.0, 5.0)),
-            num_classes=k,
-        ),
-        mask_in_features=levels,
-        mask_pooler=pooler(output_size=14),
-        mask_head=MaskRCNNConvUpsampleHead(
-            ShapeSpec(channels=c, height=14, width=14),
-            num_classes=k,
-            conv_dims=[c] * 5,
-            conv_norm="LN",
-        ),
-    )
+    roi_heads = build_roi_heads(case, levels, pooler)
     model = GeneralizedRCNN(
         backbone=backbone,
         proposal_generator=proposal_generator,
@@ -223,12 +192,20 @@ def _condition(model: GeneralizedRCNN, mode: Literal["eval", "train"]) -> None:
     heads = model.roi_heads
     rpn_head = model.proposal_generator.rpn_head
     rpn_head.anchor_deltas.weight.mul_(0.3)  # boxes that stay near their anchors
-    score = heads.box_predictor.cls_score
-    score.weight.sub_(score.weight.mean(dim=1, keepdim=True))
+    cascade = isinstance(heads.box_predictor, nn.ModuleList)
+    for predictor in heads.box_predictor if cascade else [heads.box_predictor]:
+        score = predictor.cls_score
+        score.weight.sub_(score.weight.mean(dim=1, keepdim=True))
+        if predictor.use_fed_loss:
+            predictor.fed_loss_cls_weights.abs_()  # chances
+        if mode == "eval":
+            score.weight.mul_(2.0)
     if mode == "eval":
-        score.weight.mul_(2.0)
         return
-    for head in (heads.box_head, heads.mask_head):
+    convolutional = list(heads.box_head) if cascade else [heads.box_head]
+    if heads.mask_on:
+        convolutional.append(heads.mask_head)
+    for head in convolutional:
         for conv in head.conv_norm_relus:
             conv.norm.bias.add_(2.0)
     for conv in rpn_head.conv:
@@ -253,8 +230,9 @@ def inputs(case: Case) -> list[dict[str, Any]]:
         gt = Instances((height, width))
         gt.gt_boxes = Boxes(torch.tensor(boxes))
         gt.gt_classes = torch.tensor(classes)
-        masks = PolygonMasks([[p.numpy() for p in polygon] for polygon in polygons])
-        gt.gt_masks = masks if i % 2 == 0 else BitMasks.from_polygon_masks(masks, height, width)
+        if case.masks:
+            masks = PolygonMasks([[p.numpy() for p in polygon] for polygon in polygons])
+            gt.gt_masks = masks if i % 2 == 0 else BitMasks.from_polygon_masks(masks, height, width)
         batch.append(
             {
                 "image": closed_form.image(f"image{i}", height, width),
@@ -299,7 +277,7 @@ def run_eval(model: GeneralizedRCNN, batch: list[dict[str, Any]]) -> list[dict[s
             "boxes": x.pred_boxes.tensor,
             "scores": x.scores,
             "classes": x.pred_classes,
-            "masks": x.pred_masks,
+            **({"masks": x.pred_masks} if x.has("pred_masks") else {}),
         }
         for x in outputs
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from detectron2.layers.batch_norm import FrozenBatchNorm2d, LayerNorm, NaiveSyncBatchNorm, get_norm
 from detectron2.layers.blocks import CNNBlockBase
+from detectron2.layers.losses import ciou_loss, diou_loss
 from detectron2.layers.mask_ops import paste_masks_in_image
 from detectron2.layers.nms import batched_nms, nms
 from detectron2.layers.roi_align import ROIAlign, roi_align
@@ -38,7 +39,9 @@ __all__ = [
     "ShapeSpec",
     "batched_nms",
     "cat",
+    "ciou_loss",
     "cross_entropy",
+    "diou_loss",
     "empty_input_loss_func_wrapper",
     "get_norm",
     "interpolate",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Class scores and refined boxes of regions: the output layers, their losses, their inference.
+"""Class scores and refined boxes of regions: the output layers, their losses.
 
 Shapes: ``N`` images, ``R`` regions over all of them, ``R_i`` of image ``i``, ``K`` foreground
 classes. Class ``K`` is background, class -1 is ignored by the box loss. Boxes are XYXY in pixels
@@ -15,85 +15,25 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from detectron2.layers import ShapeSpec, batched_nms
+from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import (
     BoxTransform,
     box_regression_loss,
     check_box_loss_type,
 )
-from detectron2.structures import Boxes, Instances
+from detectron2.modeling.roi_heads.box_inference import (
+    fast_rcnn_inference,
+    fast_rcnn_inference_single_image,
+)
+from detectron2.modeling.roi_heads.federated_loss import (
+    check_class_weights,
+    choose_federated_classes,
+)
+from detectron2.structures import Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 __all__ = ["FastRCNNOutputLayers", "fast_rcnn_inference", "fast_rcnn_inference_single_image"]
-
-
-def fast_rcnn_inference(
-    boxes: Sequence[Tensor],
-    scores: Sequence[Tensor],
-    image_shapes: Sequence[tuple[int, int]],
-    score_thresh: float,
-    nms_thresh: float,
-    topk_per_image: int,
-) -> tuple[list[Instances], list[Tensor]]:
-    """Turn the predictions of every image into detections.
-
-    Args:
-        boxes: for each image ``(R_i, K * 4)``, or ``(R_i, 4)`` for class-agnostic boxes.
-        scores: for each image ``(R_i, K + 1)`` probabilities, background last.
-        image_shapes: ``(height, width)`` of each image, to which boxes are clipped.
-        score_thresh: detections have a higher score.
-        nms_thresh: IoU above which the worse of two boxes of one class is dropped.
-        topk_per_image: most detections per image; negative for all.
-
-    Returns:
-        For each image ``pred_boxes``, ``scores`` and ``pred_classes``, best first; and for each
-        image the region, in ``[0, R_i)``, that every detection comes from.
-    """
-    results = [
-        fast_rcnn_inference_single_image(*image, score_thresh, nms_thresh, topk_per_image)
-        for image in zip(boxes, scores, image_shapes, strict=True)
-    ]
-    return [detections for detections, _ in results], [regions for _, regions in results]
-
-
-def fast_rcnn_inference_single_image(
-    boxes: Tensor,
-    scores: Tensor,
-    image_shape: tuple[int, int],
-    score_thresh: float,
-    nms_thresh: float,
-    topk_per_image: int,
-) -> tuple[Instances, Tensor]:
-    """Turn the predictions of one image into detections; NaN and infinite ones are dropped.
-
-    Args:
-        boxes: ``(R, K * 4)``, or ``(R, 4)`` for class-agnostic boxes.
-        scores: ``(R, K + 1)`` probabilities, background last.
-        image_shape: ``(height, width)``.
-        score_thresh: detections have a higher score.
-        nms_thresh: IoU above which the worse of two boxes of one class is dropped.
-        topk_per_image: most detections; negative for all.
-
-    Returns:
-        ``pred_boxes``, ``scores`` and ``pred_classes``, best first; and the region of each.
-    """
-    finite = boxes.isfinite().all(dim=1) & scores.isfinite().all(dim=1)
-    scores = scores[:, :-1]
-    region, label = torch.nonzero((scores > score_thresh) & finite[:, None]).unbind(dim=1)
-    per_class = boxes.view(len(boxes), boxes.shape[1] // 4, 4)  # (R, K or 1, 4)
-    candidates = Boxes(per_class[region, label if per_class.shape[1] > 1 else 0])
-    candidates.clip(image_shape)
-    candidate_scores = scores[region, label]
-
-    keep = batched_nms(candidates.tensor, candidate_scores, label, nms_thresh)
-    if topk_per_image >= 0:
-        keep = keep[:topk_per_image]
-    result = Instances(image_shape)
-    result.pred_boxes = candidates[keep]
-    result.scores = candidate_scores[keep]
-    result.pred_classes = label[keep]
-    return result, region[keep]
 
 
 def _log_classification_stats(
@@ -205,12 +145,7 @@ class FastRCNNOutputLayers(nn.Module):
             raise ValueError(
                 "use_fed_loss: expected use_sigmoid_ce=True and get_fed_loss_cls_weights with it"
             )
-        weights = get_weights()
-        if len(weights) != self.num_classes:
-            raise ValueError(
-                f"get_fed_loss_cls_weights: expected {self.num_classes} weights, "
-                f"one per class, got {len(weights)}"
-            )
+        weights = check_class_weights(get_weights(), self.num_classes)
         self.register_buffer("fed_loss_cls_weights", weights)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -271,32 +206,25 @@ class FastRCNNOutputLayers(nn.Module):
     def get_fed_loss_classes(
         self, gt_classes: Tensor, num_fed_loss_classes: int, num_classes: int, weight: Tensor
     ) -> Tensor:
-        """Choose the classes that count: those of the batch, filled up at random.
+        """Choose the classes that count; a subclass may choose others.
 
         Args:
-            gt_classes: ``(R,)``, background ``num_classes`` included.
-            num_fed_loss_classes: classes to return, at least; background counts where it occurs.
+            gt_classes: ``(R,)`` in ``[0, num_classes]``, background included.
+            num_fed_loss_classes: classes to return, at least.
             num_classes: foreground classes.
-            weight: ``(num_classes,)`` chances of the others, not normalised.
+            weight: ``(num_classes,)`` chances of the classes that are absent.
 
         Returns:
-            Class indices without repetition.
+            See ``choose_federated_classes``.
         """
-        present = gt_classes.unique()
-        num_missing = num_fed_loss_classes - len(present)
-        if num_missing <= 0:
-            return present
-        chances = torch.zeros(num_classes + 1, device=weight.device)  # background is never drawn
-        chances[:num_classes] = weight
-        chances[present] = 0
-        return torch.cat([present, torch.multinomial(chances, num_missing)])
+        return choose_federated_classes(gt_classes, num_fed_loss_classes, weight[:num_classes])
 
     def sigmoid_cross_entropy_loss(self, pred_class_logits: Tensor, gt_classes: Tensor) -> Tensor:
         """Sum the binary cross entropy over classes, and average over regions.
 
         Args:
             pred_class_logits: ``(R, K + 1)``; the background column is not used.
-            gt_classes: ``(R,)`` in ``[0, K]``.
+            gt_classes: ``(R,)`` in ``[0, K]``; -1 counts as background.
 
         Returns:
             A scalar.
@@ -304,9 +232,10 @@ class FastRCNNOutputLayers(nn.Module):
         if pred_class_logits.numel() == 0:
             return pred_class_logits.sum() * 0.0
         num_regions, num_columns = pred_class_logits.shape
-        targets = F.one_hot(gt_classes, num_columns)[:, :-1].to(pred_class_logits.dtype)
+        gt_classes = gt_classes % num_columns
+        targets = torch.zeros_like(pred_class_logits).scatter_(1, gt_classes[:, None], 1)
         loss = F.binary_cross_entropy_with_logits(
-            pred_class_logits[:, :-1], targets, reduction="none"
+            pred_class_logits[:, :-1], targets[:, :-1], reduction="none"
         )
         if self.use_fed_loss:
             counted = self.get_fed_loss_classes(
