@@ -14,11 +14,19 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.by_name import part_by_name
 from detectron2.structures import Boxes
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-__all__ = ["ANCHOR_GENERATOR_REGISTRY", "BufferList", "DefaultAnchorGenerator"]
+__all__ = [
+    "ANCHOR_GENERATOR_REGISTRY",
+    "BufferList",
+    "DefaultAnchorGenerator",
+    "build_anchor_generator",
+]
 
 ANCHOR_GENERATOR_REGISTRY = Registry("ANCHOR_GENERATOR")
 ANCHOR_GENERATOR_REGISTRY.__doc__ = """Anchor generators by name: ``obj(cfg, input_shape)``."""
@@ -74,6 +82,7 @@ class DefaultAnchorGenerator(nn.Module):
 
     cell_anchors: BufferList
 
+    @configurable
     def __init__(
         self,
         *,
@@ -110,6 +119,22 @@ class DefaultAnchorGenerator(nn.Module):
                 )
             ]
         )
+
+    @classmethod
+    def from_config(cls, cfg: Any, input_shape: Sequence[ShapeSpec]) -> dict[str, Any]:
+        """Return the arguments that ``MODEL.ANCHOR_GENERATOR`` holds.
+
+        Args:
+            cfg: the yacs configuration.
+            input_shape: of each feature map.
+        """
+        node = cfg.MODEL.ANCHOR_GENERATOR
+        return {
+            "sizes": node.SIZES,
+            "aspect_ratios": node.ASPECT_RATIOS,
+            "offset": node.OFFSET,
+            "strides": [shape.stride for shape in input_shape],
+        }
 
     @property
     def num_anchors(self) -> list[int]:
@@ -170,3 +195,18 @@ class DefaultAnchorGenerator(nn.Module):
                 self.cell_anchors, self.strides, features, strict=True
             )
         ]
+
+
+def build_anchor_generator(cfg: Any, input_shape: Sequence[ShapeSpec]) -> Any:
+    """Build the anchors ``MODEL.ANCHOR_GENERATOR.NAME``.
+
+    Args:
+        cfg: the yacs configuration.
+        input_shape: of each feature map.
+
+    Raises:
+        KeyError: no anchor generator has the name.
+    """
+    name = cfg.MODEL.ANCHOR_GENERATOR.NAME
+    build = part_by_name(ANCHOR_GENERATOR_REGISTRY, name, "MODEL.ANCHOR_GENERATOR.NAME")
+    return build(cfg, input_shape)

@@ -7,7 +7,7 @@ from typing import Any
 
 from detectron2.modeling.backbone import vit
 from detectron2.modeling.backbone.backbone import Backbone
-from detectron2.modeling.backbone.build import BACKBONE_REGISTRY
+from detectron2.modeling.backbone.build import BACKBONE_REGISTRY, build_backbone
 from detectron2.modeling.backbone.fpn import FPN
 
 from vitdet_d2.runtime.absent import absent_attribute
@@ -18,6 +18,7 @@ __all__ = [
     "Backbone",
     "SimpleFeaturePyramid",  # noqa: F822  (lazy)
     "ViT",  # noqa: F822  (lazy)
+    "build_backbone",
     "get_vit_lr_decay_rate",  # noqa: F822  (lazy)
 ]
 

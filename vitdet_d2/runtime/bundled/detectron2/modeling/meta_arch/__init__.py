@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-from detectron2.modeling.meta_arch.build import META_ARCH_REGISTRY
-from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN
+from detectron2.modeling.meta_arch.build import META_ARCH_REGISTRY, build_model
+from detectron2.modeling.meta_arch.rcnn import GeneralizedRCNN, ProposalNetwork
 
 from vitdet_d2.runtime.absent import absent_attribute
 
-__all__ = ["META_ARCH_REGISTRY", "GeneralizedRCNN"]
+__all__ = ["META_ARCH_REGISTRY", "GeneralizedRCNN", "ProposalNetwork", "build_model"]
 
 __getattr__ = absent_attribute(__name__)

@@ -14,28 +14,77 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.modeling.backbone import Backbone
+from detectron2.config import configurable
+from detectron2.modeling.backbone import Backbone, build_backbone
 from detectron2.modeling.meta_arch.build import META_ARCH_REGISTRY
 from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.modeling.proposal_generator import build_proposal_generator
+from detectron2.modeling.roi_heads import build_roi_heads
 from detectron2.structures import ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-__all__ = ["GeneralizedRCNN"]
+__all__ = ["GeneralizedRCNN", "ProposalNetwork"]
 
 # More boxes than this hide the picture.
 _MAX_DRAWN_PROPOSALS = 20
 
 
+class _ImageModel(nn.Module):
+    """What models of images share: normalised, padded batches for a backbone."""
+
+    backbone: Backbone
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def _set_statistics(self, pixel_mean: Sequence[float], pixel_std: Sequence[float]) -> None:
+        """Register the statistics as buffers that stay out of checkpoints.
+
+        Raises:
+            ValueError: mean and deviation do not fit.
+        """
+        if len(pixel_mean) != len(pixel_std):
+            raise ValueError(
+                f"pixel_std: expected {len(pixel_mean)} values as in pixel_mean, "
+                f"got {len(pixel_std)}"
+            )
+        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
+            value = torch.tensor([float(v) for v in values]).view(-1, 1, 1)
+            self.register_buffer(name, value, persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.pixel_mean.device
+
+    def preprocess_image(self, batched_inputs: Sequence[Mapping[str, Any]]) -> ImageList:
+        """Normalise, pad and stack the images.
+
+        Args:
+            batched_inputs: see the top of the module.
+
+        Returns:
+            ``(N, C, H, W)`` with the size of every image before padding.
+        """
+        images = [
+            (x["image"].to(self.device, non_blocking=True) - self.pixel_mean) / self.pixel_std
+            for x in batched_inputs
+        ]
+        return ImageList.from_tensors(
+            images,
+            self.backbone.size_divisibility,
+            padding_constraints=self.backbone.padding_constraints,
+        )
+
+
 @META_ARCH_REGISTRY.register()
-class GeneralizedRCNN(nn.Module):
+class GeneralizedRCNN(_ImageModel):
     """A backbone, a proposal generator and heads on regions."""
 
     proposal_generator: nn.Module | None
     roi_heads: Any
-    pixel_mean: Tensor
-    pixel_std: Tensor
 
+    @configurable
     def __init__(
         self,
         *,
@@ -62,11 +111,6 @@ class GeneralizedRCNN(nn.Module):
             ValueError: mean and deviation do not fit, or pictures without ``input_format``.
         """
         super().__init__()
-        if len(pixel_mean) != len(pixel_std):
-            raise ValueError(
-                f"pixel_std: expected {len(pixel_mean)} values as in pixel_mean, "
-                f"got {len(pixel_std)}"
-            )
         if vis_period > 0 and input_format is None:
             raise ValueError("input_format: expected for example 'RGB' with vis_period, got None")
         self.backbone = backbone
@@ -74,14 +118,26 @@ class GeneralizedRCNN(nn.Module):
         self.roi_heads = roi_heads
         self.input_format = input_format
         self.vis_period = vis_period
-        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
-            value = torch.tensor([float(v) for v in values]).view(-1, 1, 1)
-            self.register_buffer(name, value, persistent=False)
+        self._set_statistics(pixel_mean, pixel_std)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.pixel_mean.device
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        """Return the arguments that the configuration holds, with the parts built.
+
+        Args:
+            cfg: the yacs configuration.
+        """
+        backbone = build_backbone(cfg)
+        shapes = backbone.output_shape()
+        return {
+            "backbone": backbone,
+            "proposal_generator": build_proposal_generator(cfg, shapes),
+            "roi_heads": build_roi_heads(cfg, shapes),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "input_format": cfg.INPUT.FORMAT,
+            "vis_period": cfg.VIS_PERIOD,
+        }
 
     def forward(self, batched_inputs: Sequence[Mapping[str, Any]]) -> Any:
         """Compute losses in training, detections in inference.
@@ -158,25 +214,6 @@ class GeneralizedRCNN(nn.Module):
             raise ValueError("proposals: expected in every input of a model without a generator")
         return [x["proposals"].to(self.device) for x in batched_inputs], {}
 
-    def preprocess_image(self, batched_inputs: Sequence[Mapping[str, Any]]) -> ImageList:
-        """Normalise, pad and stack the images.
-
-        Args:
-            batched_inputs: see the top of the module.
-
-        Returns:
-            ``(N, C, H, W)`` with the size of every image before padding.
-        """
-        images = [
-            (x["image"].to(self.device, non_blocking=True) - self.pixel_mean) / self.pixel_std
-            for x in batched_inputs
-        ]
-        return ImageList.from_tensors(
-            images,
-            self.backbone.size_divisibility,
-            padding_constraints=self.backbone.padding_constraints,
-        )
-
     @staticmethod
     def _postprocess(
         instances: Sequence[Instances],
@@ -217,3 +254,72 @@ class GeneralizedRCNN(nn.Module):
             panels.append(drawn.get_image())
         picture = np.concatenate(panels, axis=1).transpose(2, 0, 1)
         get_event_storage().put_image("ground truth (left), best proposals (right)", picture)
+
+
+@META_ARCH_REGISTRY.register()
+class ProposalNetwork(_ImageModel):
+    """A backbone and a proposal generator: boxes that may hold an object, without classes."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        proposal_generator: nn.Module,
+        pixel_mean: Sequence[float],
+        pixel_std: Sequence[float],
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            backbone: turns images into feature maps.
+            proposal_generator: turns maps into proposals.
+            pixel_mean: mean of each channel, in the units of the images.
+            pixel_std: deviation of each channel.
+        """
+        super().__init__()
+        self.backbone = backbone
+        self.proposal_generator = proposal_generator
+        self._set_statistics(pixel_mean, pixel_std)
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        """Return the arguments that the configuration holds, with the parts built.
+
+        Args:
+            cfg: the yacs configuration.
+        """
+        backbone = build_backbone(cfg)
+        return {
+            "backbone": backbone,
+            "proposal_generator": build_proposal_generator(cfg, backbone.output_shape()),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+    def forward(self, batched_inputs: Sequence[Mapping[str, Any]]) -> Any:
+        """Compute losses in training, proposals in inference.
+
+        Args:
+            batched_inputs: see the top of the module.
+
+        Returns:
+            In training the named losses. In inference, for each image, ``{"proposals": ...}`` with
+            ``proposal_boxes`` and ``objectness_logits``, in the size that the input asks for.
+        """
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        targets = None
+        if "instances" in batched_inputs[0]:
+            targets = [x["instances"].to(self.device) for x in batched_inputs]
+        proposals, losses = self.proposal_generator(images, features, targets)
+        if self.training:
+            return losses
+        sizes = [
+            (x.get("height", size[0]), x.get("width", size[1]))
+            for x, size in zip(batched_inputs, images.image_sizes, strict=True)
+        ]
+        return [
+            {"proposals": detector_postprocess(found, *size)}
+            for found, size in zip(proposals, sizes, strict=True)
+        ]

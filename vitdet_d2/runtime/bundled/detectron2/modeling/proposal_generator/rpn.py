@@ -12,15 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from detectron2.layers import Conv2d
+from detectron2.config import configurable
+from detectron2.layers import Conv2d, ShapeSpec
+from detectron2.modeling.anchor_generator import build_anchor_generator
 from detectron2.modeling.box_regression import (
+    Box2BoxTransform,
     BoxTransform,
     box_regression_loss,
     check_box_loss_type,
 )
+from detectron2.modeling.by_name import part_by_name
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.proposal_generator.build import PROPOSAL_GENERATOR_REGISTRY
 from detectron2.modeling.proposal_generator.proposal_utils import find_top_rpn_proposals
@@ -30,16 +35,31 @@ from detectron2.utils.events import get_event_storage
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-__all__ = ["RPN", "RPN_HEAD_REGISTRY", "StandardRPNHead"]
+__all__ = ["RPN", "RPN_HEAD_REGISTRY", "StandardRPNHead", "build_rpn_head"]
 
 RPN_HEAD_REGISTRY = Registry("RPN_HEAD")
 RPN_HEAD_REGISTRY.__doc__ = """Heads of the RPN by name: ``obj(cfg, input_shape)``."""
+
+
+def build_rpn_head(cfg: Any, input_shape: Sequence[ShapeSpec]) -> nn.Module:
+    """Build the head ``MODEL.RPN.HEAD_NAME``.
+
+    Args:
+        cfg: the yacs configuration.
+        input_shape: of each feature map.
+
+    Raises:
+        KeyError: no head has the name.
+    """
+    build = part_by_name(RPN_HEAD_REGISTRY, cfg.MODEL.RPN.HEAD_NAME, "MODEL.RPN.HEAD_NAME")
+    return build(cfg, input_shape)
 
 
 @RPN_HEAD_REGISTRY.register()
 class StandardRPNHead(nn.Module):
     """3x3 convolutions, then one 1x1 convolution for objectness and one for box deltas."""
 
+    @configurable
     def __init__(
         self,
         *,
@@ -84,6 +104,33 @@ class StandardRPNHead(nn.Module):
             assert layer.bias is not None, "the layers of the RPN head have biases"
             nn.init.zeros_(layer.bias)
 
+    @classmethod
+    def from_config(cls, cfg: Any, input_shape: Sequence[ShapeSpec]) -> dict[str, Any]:
+        """Return the arguments that ``MODEL.RPN`` and the anchors hold.
+
+        Args:
+            cfg: the yacs configuration.
+            input_shape: of each feature map.
+
+        Raises:
+            ValueError: the maps differ in channels or in anchors per location: one head serves
+                them all.
+        """
+        anchors = build_anchor_generator(cfg, input_shape)
+        channels = {shape.channels for shape in input_shape}
+        counts = set(anchors.num_anchors)
+        if len(channels) != 1 or len(counts) != 1:
+            raise ValueError(
+                "MODEL.RPN.IN_FEATURES: expected maps with the same channels and anchors per "
+                f"location, got {sorted(map(str, channels))} channels, {sorted(counts)} anchors"
+            )
+        return {
+            "in_channels": channels.pop(),
+            "num_anchors": counts.pop(),
+            "box_dim": anchors.box_dim,
+            "conv_dims": cfg.MODEL.RPN.CONV_DIMS,
+        }
+
     def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Predict objectness and deltas.
 
@@ -111,6 +158,7 @@ def _named_weights(loss_weight: float | Mapping[str, float], *names: str) -> dic
 class RPN(nn.Module):
     """Propose boxes that may hold an object, and learn to do so."""
 
+    @configurable
     def __init__(
         self,
         *,
@@ -167,6 +215,48 @@ class RPN(nn.Module):
         self.loss_weight = _named_weights(loss_weight, "loss_rpn_cls", "loss_rpn_loc")
         self.box_reg_loss_type = check_box_loss_type(box_reg_loss_type)
         self.smooth_l1_beta = smooth_l1_beta
+
+    @classmethod
+    def from_config(cls, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
+        """Return the arguments that ``MODEL.RPN`` holds, with head and anchors built.
+
+        Args:
+            cfg: the yacs configuration.
+            input_shape: shapes of the backbone's maps, by name.
+
+        Raises:
+            ValueError: a map is missing.
+        """
+        node = cfg.MODEL.RPN
+        missing = [name for name in node.IN_FEATURES if name not in input_shape]
+        if missing:
+            raise ValueError(
+                f"MODEL.RPN.IN_FEATURES: expected names out of {', '.join(input_shape)}, got "
+                f"{list(node.IN_FEATURES)}"
+            )
+        shapes = [input_shape[name] for name in node.IN_FEATURES]
+        return {
+            "in_features": node.IN_FEATURES,
+            "head": build_rpn_head(cfg, shapes),
+            "anchor_generator": build_anchor_generator(cfg, shapes),
+            "anchor_matcher": Matcher(
+                node.IOU_THRESHOLDS, node.IOU_LABELS, allow_low_quality_matches=True
+            ),
+            "box2box_transform": Box2BoxTransform(weights=node.BBOX_REG_WEIGHTS),
+            "batch_size_per_image": node.BATCH_SIZE_PER_IMAGE,
+            "positive_fraction": node.POSITIVE_FRACTION,
+            "pre_nms_topk": (node.PRE_NMS_TOPK_TRAIN, node.PRE_NMS_TOPK_TEST),
+            "post_nms_topk": (node.POST_NMS_TOPK_TRAIN, node.POST_NMS_TOPK_TEST),
+            "nms_thresh": node.NMS_THRESH,
+            "min_box_size": cfg.MODEL.PROPOSAL_GENERATOR.MIN_SIZE,
+            "anchor_boundary_thresh": node.BOUNDARY_THRESH,
+            "loss_weight": {
+                "loss_rpn_cls": node.LOSS_WEIGHT,
+                "loss_rpn_loc": node.LOSS_WEIGHT * node.BBOX_REG_LOSS_WEIGHT,
+            },
+            "box_reg_loss_type": node.BBOX_REG_LOSS_TYPE,
+            "smooth_l1_beta": node.SMOOTH_L1_BETA,
+        }
 
     def forward(
         self,

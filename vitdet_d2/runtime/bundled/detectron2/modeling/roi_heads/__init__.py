@@ -3,18 +3,24 @@
 
 from __future__ import annotations
 
-from detectron2.modeling.roi_heads.box_head import ROI_BOX_HEAD_REGISTRY, FastRCNNConvFCHead
+from detectron2.modeling.roi_heads.box_head import (
+    ROI_BOX_HEAD_REGISTRY,
+    FastRCNNConvFCHead,
+    build_box_head,
+)
 from detectron2.modeling.roi_heads.cascade_rcnn import CascadeROIHeads
 from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
 from detectron2.modeling.roi_heads.mask_head import (
     ROI_MASK_HEAD_REGISTRY,
     BaseMaskRCNNHead,
     MaskRCNNConvUpsampleHead,
+    build_mask_head,
 )
 from detectron2.modeling.roi_heads.roi_heads import (
     ROI_HEADS_REGISTRY,
     ROIHeads,
     StandardROIHeads,
+    build_roi_heads,
     select_foreground_proposals,
 )
 
@@ -31,6 +37,9 @@ __all__ = [
     "MaskRCNNConvUpsampleHead",
     "ROIHeads",
     "StandardROIHeads",
+    "build_box_head",
+    "build_mask_head",
+    "build_roi_heads",
     "select_foreground_proposals",
 ]
 

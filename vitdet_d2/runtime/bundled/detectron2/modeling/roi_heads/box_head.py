@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+from detectron2.config import configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.modeling.by_name import part_by_name
 from detectron2.modeling.weight_fill import fill_msra, fill_xavier
 from detectron2.utils.registry import Registry
 from torch import nn
 
-__all__ = ["ROI_BOX_HEAD_REGISTRY", "FastRCNNConvFCHead"]
+__all__ = ["ROI_BOX_HEAD_REGISTRY", "FastRCNNConvFCHead", "build_box_head"]
 
 ROI_BOX_HEAD_REGISTRY = Registry("ROI_BOX_HEAD")
 ROI_BOX_HEAD_REGISTRY.__doc__ = """Box heads by name: ``obj(cfg, input_shape)``."""
@@ -24,6 +27,7 @@ ROI_BOX_HEAD_REGISTRY.__doc__ = """Box heads by name: ``obj(cfg, input_shape)``.
 class FastRCNNConvFCHead(nn.Sequential):
     """3x3 convolutions with normalisation and ReLU, then linear layers with ReLU."""
 
+    @configurable
     def __init__(
         self,
         input_shape: ShapeSpec,
@@ -83,7 +87,37 @@ class FastRCNNConvFCHead(nn.Sequential):
         for fc in self.fcs:
             fill_xavier(fc)
 
+    @classmethod
+    def from_config(cls, cfg: Any, input_shape: ShapeSpec) -> dict[str, Any]:
+        """Return the arguments that ``MODEL.ROI_BOX_HEAD`` holds.
+
+        Args:
+            cfg: the yacs configuration.
+            input_shape: of a region's features.
+        """
+        node = cfg.MODEL.ROI_BOX_HEAD
+        return {
+            "input_shape": input_shape,
+            "conv_dims": [node.CONV_DIM] * node.NUM_CONV,
+            "fc_dims": [node.FC_DIM] * node.NUM_FC,
+            "conv_norm": node.NORM,
+        }
+
     @property
     def output_shape(self) -> ShapeSpec:
         """Shape of the output of one region."""
         return self._output_shape
+
+
+def build_box_head(cfg: Any, input_shape: ShapeSpec) -> Any:
+    """Build the box head ``MODEL.ROI_BOX_HEAD.NAME``.
+
+    Args:
+        cfg: the yacs configuration.
+        input_shape: of a region's features.
+
+    Raises:
+        KeyError: no box head has the name.
+    """
+    name = cfg.MODEL.ROI_BOX_HEAD.NAME
+    return part_by_name(ROI_BOX_HEAD_REGISTRY, name, "MODEL.ROI_BOX_HEAD.NAME")(cfg, input_shape)

@@ -15,15 +15,48 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.poolers import ROIPooler
+from detectron2.modeling.roi_heads.box_head import build_box_head
 from detectron2.modeling.roi_heads.box_inference import fast_rcnn_inference
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.modeling.roi_heads.pooler_of_head import pooler_of_head
 from detectron2.modeling.roi_heads.roi_heads import ROI_HEADS_REGISTRY, StandardROIHeads
 from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 __all__ = ["CascadeROIHeads"]
+
+
+def _stages(cfg: Any) -> list[tuple[float, Sequence[float]]]:
+    """Return the IoU threshold and the box weights of each stage.
+
+    Raises:
+        ValueError: keys that contradict each other.
+    """
+    node = cfg.MODEL.ROI_BOX_CASCADE_HEAD
+    ious, weights = list(node.IOUS), list(node.BBOX_REG_WEIGHTS)
+    first = cfg.MODEL.ROI_HEADS.IOU_THRESHOLDS[0]
+    if len(ious) != len(weights) or not ious:
+        raise ValueError(
+            "MODEL.ROI_BOX_CASCADE_HEAD: expected one entry per stage in IOUS and in "
+            f"BBOX_REG_WEIGHTS, got {len(ious)} and {len(weights)}"
+        )
+    if ious[0] != first:
+        raise ValueError(
+            "MODEL.ROI_BOX_CASCADE_HEAD.IOUS: expected the first to be "
+            f"MODEL.ROI_HEADS.IOU_THRESHOLDS[0] = {first}, got {ious[0]}"
+        )
+    if not cfg.MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG:
+        raise ValueError(
+            "MODEL.ROI_BOX_HEAD.CLS_AGNOSTIC_BBOX_REG: expected True for CascadeROIHeads, whose "
+            "stages hand on one box per region"
+        )
+    return list(zip(ious, weights, strict=True))
 
 
 @ROI_HEADS_REGISTRY.register()
@@ -35,6 +68,7 @@ class CascadeROIHeads(StandardROIHeads):
 
     box_head: nn.ModuleList
 
+    @configurable
     def __init__(
         self,
         *,
@@ -110,6 +144,41 @@ class CascadeROIHeads(StandardROIHeads):
         )
         self.num_cascade_stages = len(box_heads)
         self.proposal_matchers = proposal_matchers
+
+    @classmethod
+    def from_config(  # type: ignore[override]
+        cls, cfg: Any, input_shape: Mapping[str, ShapeSpec]
+    ) -> dict[str, Any]:
+        """Return the arguments that ``MODEL.ROI_*`` holds, with poolers and heads built.
+
+        Args:
+            cfg: the yacs configuration.
+            input_shape: shapes of the backbone's maps, by name.
+        """
+        arguments = super().from_config(cfg, input_shape)
+        del arguments["proposal_matcher"]  # each stage has its own
+        return arguments
+
+    @classmethod
+    def _init_box_head(cls, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
+        names, node = cfg.MODEL.ROI_HEADS.IN_FEATURES, cfg.MODEL.ROI_BOX_HEAD
+        stages = _stages(cfg)
+        pooler, shape = pooler_of_head(node, names, input_shape)
+        heads = [build_box_head(cfg, shape) for _ in stages]
+        return {
+            "box_in_features": names,
+            "box_pooler": pooler,
+            "box_heads": heads,
+            "box_predictors": [
+                FastRCNNOutputLayers(
+                    cfg, head.output_shape, box2box_transform=Box2BoxTransform(weights=weights)
+                )
+                for head, (_, weights) in zip(heads, stages, strict=True)
+            ],
+            "proposal_matchers": [
+                Matcher([iou], [0, 1], allow_low_quality_matches=False) for iou, _ in stages
+            ],
+        }
 
     def forward(
         self,

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from detectron2.config import configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import (
+    Box2BoxTransform,
     BoxTransform,
     box_regression_loss,
     check_box_loss_type,
@@ -70,6 +73,7 @@ class FastRCNNOutputLayers(nn.Module):
 
     fed_loss_cls_weights: Tensor
 
+    @configurable
     def __init__(
         self,
         input_shape: ShapeSpec | int,
@@ -147,6 +151,42 @@ class FastRCNNOutputLayers(nn.Module):
             )
         weights = check_class_weights(get_weights(), self.num_classes)
         self.register_buffer("fed_loss_cls_weights", weights)
+
+    @classmethod
+    def from_config(cls, cfg: Any, input_shape: ShapeSpec) -> dict[str, Any]:
+        """Return the arguments that ``MODEL.ROI_BOX_HEAD`` and ``MODEL.ROI_HEADS`` hold.
+
+        Args:
+            cfg: the yacs configuration.
+            input_shape: shape of the features of a region.
+        """
+        node, common = cfg.MODEL.ROI_BOX_HEAD, cfg.MODEL.ROI_HEADS
+
+        def class_weights() -> Tensor:
+            # Imported here: only this loss needs to know the data set.
+            from detectron2.data import detection_utils
+
+            utils: Any = detection_utils
+            return utils.get_fed_loss_cls_weights(
+                cfg.DATASETS.TRAIN, node.FED_LOSS_FREQ_WEIGHT_POWER
+            )
+
+        return {
+            "input_shape": input_shape,
+            "box2box_transform": Box2BoxTransform(weights=node.BBOX_REG_WEIGHTS),
+            "num_classes": common.NUM_CLASSES,
+            "test_score_thresh": common.SCORE_THRESH_TEST,
+            "test_nms_thresh": common.NMS_THRESH_TEST,
+            "test_topk_per_image": cfg.TEST.DETECTIONS_PER_IMAGE,
+            "cls_agnostic_bbox_reg": node.CLS_AGNOSTIC_BBOX_REG,
+            "smooth_l1_beta": node.SMOOTH_L1_BETA,
+            "box_reg_loss_type": node.BBOX_REG_LOSS_TYPE,
+            "loss_weight": {"loss_box_reg": node.BBOX_REG_LOSS_WEIGHT},
+            "use_fed_loss": node.USE_FED_LOSS,
+            "use_sigmoid_ce": node.USE_SIGMOID_CE,
+            "get_fed_loss_cls_weights": class_weights,
+            "fed_loss_num_classes": node.FED_LOSS_NUM_CLASSES,
+        }
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Predict.

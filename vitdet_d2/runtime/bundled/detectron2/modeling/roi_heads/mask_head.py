@@ -10,10 +10,13 @@ Source: Mask R-CNN, arXiv 1703.06870, section 3; equals detectron2 ``roi_heads/m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from detectron2.config import configurable
 from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.modeling.by_name import part_by_name
 from detectron2.modeling.weight_fill import fill_msra
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage, get_event_storage
@@ -24,6 +27,7 @@ __all__ = [
     "ROI_MASK_HEAD_REGISTRY",
     "BaseMaskRCNNHead",
     "MaskRCNNConvUpsampleHead",
+    "build_mask_head",
     "mask_rcnn_inference",
     "mask_rcnn_loss",
 ]
@@ -127,6 +131,7 @@ def mask_rcnn_inference(pred_mask_logits: Tensor, pred_instances: Sequence[Insta
 class BaseMaskRCNNHead(nn.Module):
     """Loss and inference of mask heads; a subclass gives the ``layers``."""
 
+    @configurable
     def __init__(self, *, loss_weight: float = 1.0, vis_period: int = 0) -> None:
         """Store the options.
 
@@ -137,6 +142,20 @@ class BaseMaskRCNNHead(nn.Module):
         super().__init__()
         self.loss_weight = loss_weight
         self.vis_period = vis_period
+
+    @classmethod
+    def from_config(
+        cls,
+        cfg: Any,
+        input_shape: ShapeSpec,  # noqa: ARG003  (subclasses need it)
+    ) -> dict[str, Any]:
+        """Return the arguments that the configuration holds.
+
+        Args:
+            cfg: the yacs configuration.
+            input_shape: of a region's features.
+        """
+        return {"vis_period": cfg.VIS_PERIOD}
 
     def layers(self, x: Tensor) -> Tensor:
         """Return ``(B, K, S, S)`` logits.
@@ -174,6 +193,7 @@ class BaseMaskRCNNHead(nn.Module):
 class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):  # type: ignore[misc]
     """3x3 convolutions, a 2x up-sampling and a 1x1 predictor."""
 
+    @configurable
     def __init__(
         self,
         input_shape: ShapeSpec,
@@ -227,6 +247,24 @@ class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):  # type: ignore
         assert self.predictor.bias is not None, "the mask predictor has a bias"
         nn.init.zeros_(self.predictor.bias)
 
+    @classmethod
+    def from_config(cls, cfg: Any, input_shape: ShapeSpec) -> dict[str, Any]:
+        """Return the arguments that ``MODEL.ROI_MASK_HEAD`` holds.
+
+        Args:
+            cfg: the yacs configuration.
+            input_shape: of a region's features.
+        """
+        node = cfg.MODEL.ROI_MASK_HEAD
+        num_layers = node.NUM_CONV + 1  # the up-sampling has the width of the convolutions
+        return {
+            **super().from_config(cfg, input_shape),
+            "input_shape": input_shape,
+            "conv_dims": [node.CONV_DIM] * num_layers,
+            "conv_norm": node.NORM,
+            "num_classes": 1 if node.CLS_AGNOSTIC_MASK else cfg.MODEL.ROI_HEADS.NUM_CLASSES,
+        }
+
     def layers(self, x: Tensor) -> Tensor:
         """Return ``(B, K, S, S)`` logits.
 
@@ -234,3 +272,17 @@ class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):  # type: ignore
             x: ``(B, C, S / 2, S / 2)`` features of regions.
         """
         return nn.Sequential.forward(self, x)
+
+
+def build_mask_head(cfg: Any, input_shape: ShapeSpec) -> Any:
+    """Build the mask head ``MODEL.ROI_MASK_HEAD.NAME``.
+
+    Args:
+        cfg: the yacs configuration.
+        input_shape: of a region's features; of the maps by name, where nothing is cropped.
+
+    Raises:
+        KeyError: no mask head has the name.
+    """
+    name = cfg.MODEL.ROI_MASK_HEAD.NAME
+    return part_by_name(ROI_MASK_HEAD_REGISTRY, name, "MODEL.ROI_MASK_HEAD.NAME")(cfg, input_shape)

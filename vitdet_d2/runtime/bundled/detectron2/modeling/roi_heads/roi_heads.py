@@ -13,9 +13,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from detectron2.config import configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.by_name import part_by_name
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator.proposal_utils import add_ground_truth_to_proposals
+from detectron2.modeling.roi_heads.box_head import build_box_head
+from detectron2.modeling.roi_heads.fast_rcnn import FastRCNNOutputLayers
+from detectron2.modeling.roi_heads.mask_head import build_mask_head
+from detectron2.modeling.roi_heads.pooler_of_head import pooler_of_head
 from detectron2.modeling.roi_heads.sampled_masks import SampledBitMasks
 from detectron2.modeling.sampling import subsample_labels
 from detectron2.structures import BitMasks, Boxes, ImageList, Instances, pairwise_iou
@@ -23,10 +30,30 @@ from detectron2.utils.events import get_event_storage
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
-__all__ = ["ROI_HEADS_REGISTRY", "ROIHeads", "StandardROIHeads", "select_foreground_proposals"]
+__all__ = [
+    "ROI_HEADS_REGISTRY",
+    "ROIHeads",
+    "StandardROIHeads",
+    "build_roi_heads",
+    "select_foreground_proposals",
+]
 
 ROI_HEADS_REGISTRY = Registry("ROI_HEADS")
 ROI_HEADS_REGISTRY.__doc__ = """RoI heads by name: ``obj(cfg, input_shape)``."""
+
+
+def build_roi_heads(cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> Any:
+    """Build the heads ``MODEL.ROI_HEADS.NAME``.
+
+    Args:
+        cfg: the yacs configuration.
+        input_shape: shapes of the backbone's maps, by name.
+
+    Raises:
+        KeyError: no heads have the name.
+    """
+    name = cfg.MODEL.ROI_HEADS.NAME
+    return part_by_name(ROI_HEADS_REGISTRY, name, "MODEL.ROI_HEADS.NAME")(cfg, input_shape)
 
 
 def select_foreground_proposals(
@@ -55,6 +82,7 @@ def _of_matched_objects(value: Any, index: Tensor) -> Any:
 class ROIHeads(nn.Module):
     """Base of all heads on regions: labels and samples proposals for training."""
 
+    @configurable
     def __init__(
         self,
         *,
@@ -79,6 +107,24 @@ class ROIHeads(nn.Module):
         self.positive_fraction = positive_fraction
         self.proposal_matcher = proposal_matcher
         self.proposal_append_gt = proposal_append_gt
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> dict[str, Any]:
+        """Return the arguments that ``MODEL.ROI_HEADS`` holds.
+
+        Args:
+            cfg: the yacs configuration.
+        """
+        node = cfg.MODEL.ROI_HEADS
+        return {
+            "num_classes": node.NUM_CLASSES,
+            "batch_size_per_image": node.BATCH_SIZE_PER_IMAGE,
+            "positive_fraction": node.POSITIVE_FRACTION,
+            "proposal_matcher": Matcher(
+                node.IOU_THRESHOLDS, node.IOU_LABELS, allow_low_quality_matches=False
+            ),
+            "proposal_append_gt": node.PROPOSAL_APPEND_GT,
+        }
 
     def _sample_proposals(
         self, matched_idxs: Tensor, matched_labels: Tensor, gt_classes: Tensor
@@ -185,6 +231,7 @@ class StandardROIHeads(ROIHeads):
     mask_pooler: ROIPooler | None
     mask_head: nn.Module
 
+    @configurable
     def __init__(
         self,
         *,
@@ -254,6 +301,59 @@ class StandardROIHeads(ROIHeads):
             self.mask_pooler = mask_pooler
             self.mask_head = mask_head
         self.train_on_pred_boxes = train_on_pred_boxes
+
+    @classmethod
+    def from_config(  # type: ignore[override]
+        cls, cfg: Any, input_shape: Mapping[str, ShapeSpec]
+    ) -> dict[str, Any]:
+        """Return the arguments that ``MODEL.ROI_*`` holds, with poolers and heads built.
+
+        Args:
+            cfg: the yacs configuration.
+            input_shape: shapes of the backbone's maps, by name.
+
+        Raises:
+            ValueError: keypoints are asked for.
+        """
+        if cfg.MODEL.KEYPOINT_ON:
+            raise ValueError(
+                "MODEL.KEYPOINT_ON: expected False, because keypoints are not part of the bundled "
+                "runtime; install Detectron2 to use them"
+            )
+        return {
+            **super().from_config(cfg),
+            "train_on_pred_boxes": cfg.MODEL.ROI_BOX_HEAD.TRAIN_ON_PRED_BOXES,
+            # Other people's subclasses override these two.
+            **cls._init_box_head(cfg, input_shape),
+            **cls._init_mask_head(cfg, input_shape),
+        }
+
+    @classmethod
+    def _init_box_head(cls, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
+        names = cfg.MODEL.ROI_HEADS.IN_FEATURES
+        pooler, shape = pooler_of_head(cfg.MODEL.ROI_BOX_HEAD, names, input_shape)
+        head = build_box_head(cfg, shape)
+        return {
+            "box_in_features": names,
+            "box_pooler": pooler,
+            "box_head": head,
+            "box_predictor": FastRCNNOutputLayers(cfg, head.output_shape),
+        }
+
+    @classmethod
+    def _init_mask_head(cls, cfg: Any, input_shape: Mapping[str, ShapeSpec]) -> dict[str, Any]:
+        if not cfg.MODEL.MASK_ON:
+            return {}
+        names, node = cfg.MODEL.ROI_HEADS.IN_FEATURES, cfg.MODEL.ROI_MASK_HEAD
+        pooler: ROIPooler | None = None
+        shape: Any = {name: input_shape[name] for name in names}
+        if node.POOLER_TYPE:  # empty: the head gets the maps themselves
+            pooler, shape = pooler_of_head(node, names, input_shape)
+        return {
+            "mask_in_features": names,
+            "mask_pooler": pooler,
+            "mask_head": build_mask_head(cfg, shape),
+        }
 
     def forward(
         self,
