@@ -35,6 +35,10 @@ class WeightsError(UserError):
     exit_code = 3
 
 
+class DownloadError(UserError):
+    """A file that cannot be fetched now: no network, a server in trouble, or a full disk."""
+
+
 class StoppedBySignal(RuntimeError):  # noqa: N818  (an outcome, not a fault)
     """A run that a signal ended after its state was saved."""
 
