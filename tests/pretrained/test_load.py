@@ -190,7 +190,9 @@ def test_other_number_of_classes(save: Callable[[Any], str]) -> None:
     report = load_init_checkpoint(Detector(num_classes=4), path)
     assert report.classes == (80, 4)
     assert "the file has 80 classes, the model 4" in "\n".join(report.lines())
-    with pytest.raises(WeightsError, match=r"has 80 classes, the recipe 4; .*num_classes=80"):
+    with pytest.raises(
+        WeightsError, match=r"has 80 classes, the recipe 4 classes; .*num_classes=80"
+    ):
         load_init_checkpoint(Detector(num_classes=4), path, strict_heads=True)
 
 

@@ -44,9 +44,16 @@ def _env(argv: Sequence[str], prog: str) -> None:
     main(argv, prog)
 
 
+def _zoo(argv: Sequence[str], prog: str) -> None:
+    from vitdet_d2.engine.zoo_command import main
+
+    main(argv, prog)
+
+
 COMMANDS: dict[str, Command] = {
     "train": Command(summary="train the model of a recipe, and evaluate it", run=train),
     "eval": Command(summary="evaluate weights on the test data of a recipe", run=_eval),
+    "zoo": Command(summary="list, show and download released checkpoints", run=_zoo),
     "env": Command(summary="show versions, devices, and which Detectron2 is in use", run=_env),
 }
 

@@ -20,9 +20,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vitdet_d2.errors import WeightsError
+from vitdet_d2.pretrained.identity import STEM, classes_advice, identify, size_advice
 from vitdet_d2.pretrained.positions import resize_positions
 from vitdet_d2.pretrained.reader import read_weights
 from vitdet_d2.pretrained.report import LoadReport, Shape, summarise
+from vitdet_d2.zoo.addresses import redact
 
 __all__ = ["LoadReport", "load_init_checkpoint"]
 
@@ -31,7 +33,6 @@ logger = logging.getLogger(__name__)
 # Below this share of a backbone's tensors the file belongs to another model.
 MIN_BACKBONE_SHARE = 0.95
 
-_STEM = "patch_embed.proj.weight"
 # What pre-training leaves in a file and detection has no use for.
 _PRETRAINING_ONLY = re.compile(
     r"cls_token|mask_token|(norm|fc_norm|head|decoder\w*)\..*|decoder_pos_embed"
@@ -41,10 +42,12 @@ _PRETRAINING_ONLY = re.compile(
 _ADDED_BY_DETECTION = re.compile(r"\.rel_pos_[hw]$|\.residual\.")
 _CONVOLUTIONAL_BLOCK = re.compile(r"\.residual\.")
 _RELATIVE_POSITIONS = re.compile(r"\.rel_pos_[hw]$")
-# Rebuilt from the recipe; some files carry them.
-_REBUILT = re.compile(r"pixel_mean|pixel_std|.*anchor_generator\.cell_anchors.*")
-_BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
-_CLASS_SCORES = re.compile(r"(^|\.)cls_score\.weight$")
+# Rebuilt from the recipe; some files carry them. The weights of the federated loss are of use in
+# training only, and a model that was built for inference has none.
+_CLASS_WEIGHTS = "fed_loss_cls_weights"
+_REBUILT = re.compile(
+    rf"pixel_mean|pixel_std|.*anchor_generator\.cell_anchors.*|.*\.{_CLASS_WEIGHTS}"
+)
 
 
 def load_init_checkpoint(
@@ -54,8 +57,8 @@ def load_init_checkpoint(
 
     Args:
         model: a detector, or a bare backbone; it may be wrapped for distributed training.
-        path_or_url: a file, web address or ``detectron2://NAME``, with or without
-            ``?matching_heuristics=True``.
+        path_or_url: a file, web address, ``detectron2://NAME`` (with or without
+            ``?matching_heuristics=True``), or the name of a released checkpoint.
         strict_heads: for evaluation: every tensor of the model must come from the file.
 
     Returns:
@@ -66,13 +69,13 @@ def load_init_checkpoint(
     """
     if isinstance(model, DistributedDataParallel):
         model = model.module
-    source = os.fspath(path_or_url)
-    content = read_weights(source)
+    content = read_weights(path_or_url)
+    source = redact(os.fspath(path_or_url))
     plan = _plan(source, model.state_dict(), _model_tensors(source, content))
     report = plan.report(_class_names(content))
     _check_backbone(plan)
     if strict_heads:
-        _check_complete(report)
+        _check_complete(plan, report)
     model.load_state_dict(plan.tensors, strict=False)
     for line in report.lines():
         logger.info(line)
@@ -152,10 +155,8 @@ class _Plan:
         )
 
     def _classes(self) -> tuple[int, int] | None:
-        for name, found, wanted in self.mismatched:
-            if _CLASS_SCORES.search(name):
-                return found[0] - 1, wanted[0] - 1  # the last row is the background
-        return None
+        found, wanted = identify(self.file).num_classes, identify(self.model).num_classes
+        return None if found is None or wanted is None or found == wanted else (found, wanted)
 
 
 def _can_resize(found: Shape, wanted: Shape) -> bool:
@@ -164,7 +165,7 @@ def _can_resize(found: Shape, wanted: Shape) -> bool:
 
 def _plan(source: str, model: dict[str, Tensor], file: dict[str, Tensor]) -> _Plan:
     prefix = _vit_prefix(model)
-    if prefix is not None and _STEM in file:
+    if prefix is not None and STEM in file:
         return _plan_encoder(source, model, file, prefix)
     if any(name in model for name in file):
         return _plan_detector(source, model, file)
@@ -176,7 +177,7 @@ def _plan(source: str, model: dict[str, Tensor], file: dict[str, Tensor]) -> _Pl
 
 def _vit_prefix(model: Mapping[str, Tensor]) -> str | None:
     """Return what stands before the ViT's names in the model, if it has one ViT."""
-    prefixes = [name.removesuffix(_STEM) for name in model if name.endswith(_STEM)]
+    prefixes = [name.removesuffix(STEM) for name in model if name.endswith(STEM)]
     return prefixes[0] if len(prefixes) == 1 else None
 
 
@@ -205,7 +206,7 @@ def _plan_detector(source: str, model: dict[str, Tensor], file: dict[str, Tensor
         expected = {name for name in expected if not _CONVOLUTIONAL_BLOCK.search(name)}
     plan = _Plan(source=source, kind="detector", model=model, file=file, backbone=expected)
     for name, value in file.items():
-        if name in model:
+        if name in model and not _is_other_class_weights(name, value, model[name]):
             plan.place(name, value)
         elif _REBUILT.fullmatch(name):
             plan.dropped.append(name)
@@ -214,13 +215,18 @@ def _plan_detector(source: str, model: dict[str, Tensor], file: dict[str, Tensor
     return plan
 
 
+def _is_other_class_weights(name: str, value: Tensor, wanted: Tensor) -> bool:
+    return name.endswith(_CLASS_WEIGHTS) and value.shape != wanted.shape
+
+
 def _check_backbone(plan: _Plan) -> None:
     """Refuse weights of another backbone.
 
     Raises:
         WeightsError: tensors are missing, misshaped, or have no place in an encoder.
     """
-    sizes = f"{_geometry(plan.file)} in the file, {_geometry(plan.model)} in the model"
+    file, model = identify(plan.file), identify(plan.model)
+    sizes, advice = f"{file} in the file, {model} in the model", size_advice(file, model)
     misshaped = [
         f"{name} {found} for {wanted}"
         for name, found, wanted in plan.mismatched
@@ -229,7 +235,7 @@ def _check_backbone(plan: _Plan) -> None:
     if misshaped:
         raise WeightsError(
             f"{plan.source}: {len(misshaped)} backbone tensors have another shape, for example "
-            f"{'; '.join(misshaped[:3])} ({sizes}); take the recipe that these weights are for"
+            f"{'; '.join(misshaped[:3])} ({sizes}); {advice}"
         )
     if plan.kind == "encoder" and plan.unexpected:
         raise WeightsError(
@@ -242,35 +248,24 @@ def _check_backbone(plan: _Plan) -> None:
         missing = sorted(plan.backbone - plan.tensors.keys())
         raise WeightsError(
             f"{plan.source}: only {share:.0%} of the backbone's tensors are in the file; missing, "
-            f"for example, {', '.join(missing[:3])} ({sizes}); take the recipe that these weights "
-            "are for"
+            f"for example, {', '.join(missing[:3])} ({sizes}); {advice}"
         )
 
 
-def _check_complete(report: LoadReport) -> None:
+def _check_complete(plan: _Plan, report: LoadReport) -> None:
     """Refuse to evaluate a model of which parts are random.
 
     Raises:
         WeightsError: a tensor of the model is not in the file, or has another shape there.
     """
+    file, model = identify(plan.file), identify(plan.model)
     if report.classes is not None:
-        found, wanted = report.classes
-        raise WeightsError(
-            f"{report.source}: the file has {found} classes, the recipe {wanted}; evaluate on the "
-            f"data set it was trained on, or set model.roi_heads.num_classes={found}"
-        )
+        raise WeightsError(f"{report.source}: {classes_advice(file, model)}")
     absent = [*report.missing, *report.initialised, *(name for name, _, _ in report.mismatched)]
     if absent:
+        recipe = file.recipe() if file.family and file.family != model.family else None
+        cure = f"; the file is one of {recipe}: use --config-file {recipe}" if recipe else ""
         raise WeightsError(
             f"{report.source}: {len(absent)} tensors of the model are not in the file: "
-            f"{summarise(absent)}; evaluation needs a detector trained with this recipe"
+            f"{summarise(absent)}; evaluation needs a detector trained with this recipe{cure}"
         )
-
-
-def _geometry(state: Mapping[str, Tensor]) -> str:
-    """Describe a ViT by its tensors: width, depth and patch size."""
-    stem = next((value for name, value in state.items() if name.endswith(_STEM)), None)
-    if stem is None or stem.dim() != 4:
-        return "no ViT"
-    blocks = {number for name in state for number in _BLOCK.findall(name)}
-    return f"ViT of width {stem.shape[0]}, depth {len(blocks)}, patch {stem.shape[-1]}"

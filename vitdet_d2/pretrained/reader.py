@@ -6,6 +6,7 @@ Formats: .safetensors, .pth of any age, .pkl of Detectron2's model zoo; recognis
 
 from __future__ import annotations
 
+import difflib
 import os
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
@@ -16,29 +17,34 @@ from detectron2.utils.file_io import PathManager
 
 from vitdet_d2.checks.weights_file import read_weights_file
 from vitdet_d2.errors import WeightsError
+from vitdet_d2.zoo.addresses import canonical, redact
+from vitdet_d2.zoo.cached_file import fetch
+from vitdet_d2.zoo.catalogue import RELEASED, lookup
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a weights file.
 
     Args:
-        path: a local file, a web address or ``detectron2://NAME``; addresses are kept in iopath's
-            cache. ``?matching_heuristics=True`` at the end is accepted, and ignored.
+        path: a local file, a web address, ``detectron2://NAME``, or the name of a released
+            checkpoint; what comes from the web is verified, and kept in our cache. A local file
+            goes before a name. ``?matching_heuristics=True`` at the end is accepted, and ignored.
 
     Returns:
         What the file holds; numpy arrays are tensors.
 
     Raises:
+        DownloadError: the file cannot be downloaded now.
         WeightsError: the file cannot be had, is damaged or unsafe, or holds no weights.
     """
     address = strip_query(os.fspath(path))
-    local = _local_path(address)
+    local = local_weights(address)
     try:
         content = read_weights_file(local)
     except WeightsError as error:
         if local == address:
-            raise
-        raise WeightsError(f"{address}: {error}; delete the downloaded copy first") from None
+            raise WeightsError(f"{error}{_name_advice(local)}") from None
+        raise WeightsError(f"{redact(address)}: {error}") from None
     tensors = _to_tensors(content)
     assert isinstance(tensors, dict), "a dictionary stays one"
     return tensors
@@ -53,17 +59,37 @@ def strip_query(address: str) -> str:
     return urlunsplit(parts._replace(query=urlencode(query)))
 
 
-def _local_path(address: str) -> str:
+def local_weights(address: str) -> str:
+    """Return the local file of weights, downloaded and verified where they are elsewhere.
+
+    Args:
+        address: as of ``read_weights``, without a query for name matching.
+
+    Raises:
+        DownloadError: the file cannot be downloaded now.
+        WeightsError: the server refuses, or gives another file.
+    """
     if "://" not in address:
-        return address
+        released = None if os.path.exists(address) else lookup(address)
+        return address if released is None else str(fetch(released.address).path)
+    if canonical(address) is not None:
+        return str(fetch(address).path)
+    # Handlers that other code has registered, for storage of its own.
     try:
         return str(PathManager.get_local_path(address))
-    # iopath passes on whatever the network raises: URLError, HTTPError, timeouts, lock failures.
     except Exception as error:
         raise WeightsError(
-            f"{address} could not be downloaded ({type(error).__name__}: {error}); fetch it by "
+            f"{redact(address)} could not be had ({type(error).__name__}: {error}); fetch it by "
             "other means, and give the path of the local file"
         ) from None
+
+
+def _name_advice(path: str) -> str:
+    """Return which names of released checkpoints are near something that is no file."""
+    near = difflib.get_close_matches(path, [entry.name for entry in RELEASED], n=2)
+    if not near or os.path.exists(path):
+        return ""
+    return f", or a name of the model zoo (did you mean {' or '.join(near)}?)"
 
 
 def _to_tensors(value: Any) -> Any:
