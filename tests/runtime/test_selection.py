@@ -216,10 +216,10 @@ with mp.get_context("spawn").Pool(1) as pool:
 
 
 ABSENT = {
-    "import detectron2.export": "detectron2.export",
-    "from detectron2 import export": "detectron2.export",
-    "from detectron2.structures import Keypoints": "detectron2.structures.Keypoints",
-    "from detectron2 import structures; structures.Keypoints": "detectron2.structures.Keypoints",
+    "import detectron2.tracking": "detectron2.tracking",
+    "from detectron2 import tracking": "detectron2.tracking",
+    "from detectron2.modeling import FCOS": "detectron2.modeling.FCOS",
+    "from detectron2 import modeling; modeling.FCOS": "detectron2.modeling.FCOS",
 }
 
 

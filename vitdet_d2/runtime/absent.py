@@ -2,8 +2,9 @@
 """What is said where a part of Detectron2 is asked for that is not bundled.
 
 Two places share one message: ``__getattr__`` of the bundled packages
-(``detectron2.structures.Keypoints``), and the last import finder (``import detectron2.export``,
-``from detectron2.structures import Keypoints``).
+(``detectron2.modeling.FCOS``), and the last import finder (``import detectron2.tracking``,
+``from detectron2.modeling import FCOS``). Both know the names in ``placeholders.py``, which can be
+imported and fail where they are used.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from __future__ import annotations
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
-from importlib.abc import MetaPathFinder
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
+
+from vitdet_d2.runtime.placeholders import has_placeholder, is_placeholder_module, placeholder
 
 INSTALL_COMMAND = (
     "pip install --no-build-isolation git+https://github.com/facebookresearch/detectron2"
@@ -37,7 +40,7 @@ def not_bundled_message(parent: str, name: str) -> str:
 
 
 def absent_attribute(module_name: str) -> Callable[[str], Any]:
-    """Return a module ``__getattr__`` that raises with the message above.
+    """Return a module ``__getattr__``: a placeholder where there is one, else the message above.
 
     Args:
         module_name: ``__name__`` of the bundled module that uses it.
@@ -46,6 +49,8 @@ def absent_attribute(module_name: str) -> Callable[[str], Any]:
     def __getattr__(name: str) -> Any:  # noqa: N807  (a module's hook has this name)
         if name.startswith("__"):
             raise AttributeError(f"module {module_name!r} has no attribute {name!r}")
+        if has_placeholder(module_name, name):
+            return placeholder(module_name, name, not_bundled_message(module_name, name))
         raise AttributeError(not_bundled_message(module_name, name), name=name)
 
     return __getattr__
@@ -60,6 +65,14 @@ def _public_names(module: ModuleType | None) -> list[str]:
     return sorted(name for name in names if not name.startswith("_"))
 
 
+class _PlaceholderLoader(Loader):
+    """Makes a module that holds nothing but placeholders."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Give the module its one hook."""
+        module.__dict__["__getattr__"] = absent_attribute(module.__name__)
+
+
 class _HintFinder(MetaPathFinder):
     """Stands last, so that it is asked for what nobody else has found."""
 
@@ -69,7 +82,7 @@ class _HintFinder(MetaPathFinder):
         path: Sequence[str] | None,  # noqa: ARG002
         target: ModuleType | None = None,  # noqa: ARG002
     ) -> ModuleSpec | None:
-        """Raise for a submodule of ``detectron2``, pass on everything else.
+        """Raise for a submodule of ``detectron2`` without placeholders, pass on everything else.
 
         Raises:
             ImportError: nobody has found the submodule. Not ``ModuleNotFoundError``: ``from
@@ -78,6 +91,8 @@ class _HintFinder(MetaPathFinder):
         parent, _, name = fullname.rpartition(".")
         if parent.partition(".")[0] != "detectron2":
             return None
+        if is_placeholder_module(fullname):
+            return ModuleSpec(fullname, _PlaceholderLoader(), is_package=True)
         raise ImportError(not_bundled_message(parent, name), name=fullname)
 
 

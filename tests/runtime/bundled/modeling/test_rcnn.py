@@ -188,4 +188,4 @@ def test_our_backbone_and_neck_stand_under_detectron2_names() -> None:
         assert module.SimpleFeaturePyramid is SimpleFeaturePyramid
         assert callable(module.get_vit_lr_decay_rate)
         with pytest.raises(AttributeError, match="is not part of the Detectron2 subset"):
-            _ = module.ResNet
+            _ = module.RegNet

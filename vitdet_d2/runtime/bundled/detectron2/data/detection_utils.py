@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
 from vitdet_d2.errors import DataError
+from vitdet_d2.runtime.absent import absent_attribute
 
 __all__ = [
     "ImageReadError",
@@ -42,6 +43,8 @@ __all__ = [
     "read_image",
     "transform_instance_annotations",
 ]
+
+__getattr__ = absent_attribute(__name__)
 
 logger = logging.getLogger(__name__)
 

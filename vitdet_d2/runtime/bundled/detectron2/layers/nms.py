@@ -11,7 +11,11 @@ from torch import Tensor
 from torchvision.ops import boxes as box_ops
 from torchvision.ops import nms
 
+from vitdet_d2.runtime.absent import absent_attribute
+
 __all__ = ["batched_nms", "nms"]
+
+__getattr__ = absent_attribute(__name__)
 
 
 def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: float) -> Tensor:

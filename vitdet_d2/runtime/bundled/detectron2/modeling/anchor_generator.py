@@ -21,12 +21,16 @@ from detectron2.structures import Boxes
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
+from vitdet_d2.runtime.absent import absent_attribute
+
 __all__ = [
     "ANCHOR_GENERATOR_REGISTRY",
     "BufferList",
     "DefaultAnchorGenerator",
     "build_anchor_generator",
 ]
+
+__getattr__ = absent_attribute(__name__)
 
 ANCHOR_GENERATOR_REGISTRY = Registry("ANCHOR_GENERATOR")
 ANCHOR_GENERATOR_REGISTRY.__doc__ = """Anchor generators by name: ``obj(cfg, input_shape)``."""

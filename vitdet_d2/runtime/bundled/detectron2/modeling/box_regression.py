@@ -23,7 +23,11 @@ from torchvision.ops import (
     generalized_box_iou_loss,
 )
 
+from vitdet_d2.runtime.absent import absent_attribute
+
 __all__ = ["Box2BoxTransform", "BoxTransform", "box_regression_loss"]
+
+__getattr__ = absent_attribute(__name__)
 
 # The largest growth that a prediction may ask for: from a small anchor (16 pixels) to a whole
 # image (1000 pixels). Without a limit, exp() overflows early in training.

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names that can be imported without being there, in the bundled runtime."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.runtime.test_selection import output, run
+from vitdet_d2.runtime import BUNDLED_ROOT
+from vitdet_d2.runtime.placeholders import PLACEHOLDERS
+
+STARTS = "import vitdet_d2\nfrom detectron2.structures import Boxes, RotatedBoxes\n"
+
+
+def test_every_name_can_be_imported(tmp_path: Path) -> None:
+    """In one process, in a row: a placeholder module must not hide a real one."""
+    lines = [f"from {module} import {', '.join(names)}" for module, names in PLACEHOLDERS.items()]
+    code = "\n".join(["import vitdet_d2", *lines, "import detectron2.layers", "print('ok')"])
+    assert output(run(code, cwd=tmp_path)) == "ok"
+
+
+def test_table_has_no_name_that_is_there() -> None:
+    for module, names in PLACEHOLDERS.items():
+        stem = BUNDLED_ROOT.joinpath(*module.split("."))
+        file = stem / "__init__.py" if stem.is_dir() else stem.with_suffix(".py")
+        if file.is_file():
+            tree = ast.parse(file.read_text(encoding="utf-8"))
+            real = {
+                name
+                for node in ast.walk(tree)
+                for name in (
+                    [alias.asname or alias.name for alias in node.names]
+                    if isinstance(node, ast.ImportFrom)
+                    else [node.name]
+                    if isinstance(node, ast.ClassDef | ast.FunctionDef)
+                    else []
+                )
+            }
+            assert not real & set(names), module
+        else:
+            assert not stem.is_dir(), module
+
+
+def test_nothing_is_an_instance(tmp_path: Path) -> None:
+    code = f"""{STARTS}
+import torch
+boxes = Boxes(torch.zeros(1, 4))
+print(isinstance(boxes, RotatedBoxes), isinstance(boxes, (RotatedBoxes, Boxes)))
+print(issubclass(Boxes, RotatedBoxes), hasattr(RotatedBoxes, "cat"))
+def annotated(boxes: Boxes | RotatedBoxes | None = None) -> None: ...
+"""
+    assert output(run(code, cwd=tmp_path)).split() == ["False", "True", "False", "False"]
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "RotatedBoxes([[1, 2, 3, 4, 5]])",
+        "RotatedBoxes.cat([])",
+        "class Mine(RotatedBoxes): pass",
+        "isinstance(1, RotatedBoxes) or RotatedBoxes()",
+    ],
+)
+def test_use_says_what_is_missing(tmp_path: Path, use: str) -> None:
+    result = run(STARTS + use, cwd=tmp_path)
+    assert result.returncode != 0
+    last = result.stderr.strip().split("\n")[-1]
+    assert "detectron2.structures.RotatedBoxes is not part of the Detectron2 subset" in last
+    assert "git+https://github.com/facebookresearch/detectron2" in last
+
+
+def test_module_of_placeholders_refuses_other_names(tmp_path: Path) -> None:
+    result = run(
+        "import vitdet_d2\nfrom detectron2.export.torchscript import script_all", cwd=tmp_path
+    )
+    assert "detectron2.export.torchscript.script_all is not part of the" in result.stderr
+    result = run("import vitdet_d2, detectron2.export.caffe2", cwd=tmp_path)
+    assert "detectron2.export.caffe2 is not part of the" in result.stderr
