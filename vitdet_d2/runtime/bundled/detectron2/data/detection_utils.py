@@ -275,7 +275,7 @@ def annotations_to_instances(
         raise ValueError(f"mask_format must be 'polygon' or 'bitmask', got {mask_format!r}")
     boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annos]
     instances = Instances(image_size)
-    instances.gt_boxes = Boxes(np.stack(boxes) if boxes else np.zeros((0, 4)))
+    instances.gt_boxes = Boxes(torch.as_tensor(np.stack(boxes) if boxes else np.zeros((0, 4))))
     instances.gt_classes = torch.tensor([int(a["category_id"]) for a in annos], dtype=torch.int64)
     with_mask = sum("segmentation" in a for a in annos)
     if with_mask:

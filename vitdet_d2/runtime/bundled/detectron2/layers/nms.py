@@ -35,7 +35,7 @@ def batched_nms(boxes: Tensor, scores: Tensor, idxs: Tensor, iou_threshold: floa
         ValueError: ``boxes`` has not four columns.
     """
     if boxes.shape[-1] != 4:
-        raise ValueError(f"boxes: expected shape (N, 4), got {tuple(boxes.shape)}")
-    # The operator takes boxes and scores of one type only.
-    dtype = torch.promote_types(scores.dtype, torch.float32)
+        raise ValueError(f"boxes: expected shape (N, 4), got {list(boxes.shape)}")
+    # The operator takes boxes and scores of one type only, and float64 scores stay what they are.
+    dtype = torch.float64 if scores.dtype == torch.float64 else torch.float32
     return box_ops.batched_nms(boxes.float().to(dtype), scores.to(dtype), idxs, iou_threshold)

@@ -25,7 +25,7 @@ from torchvision.ops import (
 
 from vitdet_d2.runtime.absent import absent_attribute
 
-__all__ = ["Box2BoxTransform", "BoxTransform", "box_regression_loss"]
+__all__ = ["Box2BoxTransform", "Box2BoxTransformLinear", "BoxTransform", "box_regression_loss"]
 
 __getattr__ = absent_attribute(__name__)
 
@@ -126,6 +126,58 @@ class Box2BoxTransform:
         half_h = 0.5 * (torch.exp(dh.clamp(max=self.scale_clamp)) * h)
         corners = (center_x - half_w, center_y - half_h, center_x + half_w, center_y + half_h)
         return torch.stack(corners, dim=-1).reshape(shape)
+
+
+class Box2BoxTransformLinear:
+    """The parametrisation of FCOS: distances from the source's centre to the target's four sides.
+
+    Source: FCOS, arXiv 1904.01355, equation 1; equals detectron2 ``Box2BoxTransformLinear``.
+    """
+
+    def __init__(self, normalize_by_size: bool = True) -> None:
+        """Choose the unit.
+
+        Args:
+            normalize_by_size: measure in sides of the source box instead of pixels.
+        """
+        self.normalize_by_size = normalize_by_size
+
+    def get_deltas(self, src_boxes: Tensor, target_boxes: Tensor) -> Tensor:
+        """Return the distances to the left, top, right and bottom side.
+
+        Args:
+            src_boxes: ``(R, 4)``, for example square anchors.
+            target_boxes: ``(R, 4)`` around the centres of the source boxes: ``apply_deltas`` takes
+                negative distances as 0.
+
+        Returns:
+            ``(R, 4)``.
+        """
+        center, unit = self._center_and_unit(src_boxes)
+        lower, upper = target_boxes.split(2, dim=1)
+        return torch.cat([center - lower, upper - center], dim=1) / unit.repeat(1, 2)
+
+    def apply_deltas(self, deltas: Tensor, boxes: Tensor) -> Tensor:
+        """Return the boxes at these distances.
+
+        Args:
+            deltas: ``(R, K * 4)``, ``K`` deformations of each box.
+            boxes: ``(R, 4)``.
+
+        Returns:
+            ``(R, K * 4)``, in the type of ``deltas``; lower corners are never right of or below
+            upper ones.
+        """
+        center, unit = self._center_and_unit(boxes.to(deltas.dtype))
+        # (R, K * 4) -> (R, K, left-top / right-bottom, 2)
+        distances = deltas.relu().reshape(deltas.shape[0], -1, 2, 2) * unit[:, None, None]
+        sign = distances.new_tensor([[-1.0], [1.0]])
+        return (center[:, None, None] + sign * distances).reshape(deltas.shape)
+
+    def _center_and_unit(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        lower, upper = boxes.split(2, dim=1)
+        unit = upper - lower if self.normalize_by_size else torch.ones_like(lower)
+        return (lower + upper) / 2, unit
 
 
 _IOU_LOSSES = {

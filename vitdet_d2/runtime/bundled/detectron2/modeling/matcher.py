@@ -7,11 +7,12 @@ Labels: 1 positive, 0 negative, -1 ignored.
 Source: Faster R-CNN, arXiv 1506.01497, section 3.1.2; equals detectron2 ``matcher.py``.
 """
 
+# torch.jit.script compiles no generator expressions, no unpacking and no strict zip.
+# ruff: noqa: C419, RUF005, B905
+
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -20,12 +21,15 @@ __all__ = ["Matcher"]
 
 
 class Matcher:
-    """Give every prediction its best ground-truth element and a label from the match quality."""
+    """Give every prediction its best ground-truth element and a label from the match quality.
+
+    Written in the part of Python that ``torch.jit.script`` compiles.
+    """
 
     def __init__(
         self,
-        thresholds: Sequence[float],
-        labels: Sequence[int],
+        thresholds: list[float],
+        labels: list[int],
         allow_low_quality_matches: bool = False,
     ) -> None:
         """Store the intervals of quality and the label of each.
@@ -40,10 +44,12 @@ class Matcher:
         Raises:
             ValueError: borders that do not rise from above 0, or labels that do not fit them.
         """
-        borders = [-math.inf, *thresholds, math.inf]
-        if len(borders) < 3 or borders[1] <= 0 or any(a > b for a, b in pairwise(borders)):
+        borders = [-math.inf] + list(thresholds) + [math.inf]
+        falls = any([low > high for low, high in zip(borders[:-1], borders[1:])])
+        if len(borders) < 3 or borders[1] <= 0 or falls:
             raise ValueError(f"thresholds: expected rising values above 0, got {list(thresholds)}")
-        if len(labels) != len(borders) - 1 or any(label not in (-1, 0, 1) for label in labels):
+        known = all([label in [-1, 0, 1] for label in labels])
+        if len(labels) != len(borders) - 1 or not known:
             raise ValueError(
                 f"labels: expected {len(borders) - 1} values, each -1, 0 or 1, got {list(labels)}"
             )
@@ -69,7 +75,7 @@ class Matcher:
         if match_quality_matrix.dim() != 2:
             raise ValueError(
                 "match_quality_matrix: expected shape (M, N), "
-                f"got {tuple(match_quality_matrix.shape)}"
+                f"got {list(match_quality_matrix.shape)}"
             )
         num_predictions = match_quality_matrix.shape[1]
         labels = match_quality_matrix.new_full((num_predictions,), self.labels[0], dtype=torch.int8)
@@ -77,7 +83,7 @@ class Matcher:
             return labels.long().zero_(), labels
 
         quality, matches = match_quality_matrix.max(dim=0)
-        for border, label in zip(self.thresholds[1:-1], self.labels[1:], strict=True):
+        for border, label in zip(self.thresholds[1:-1], self.labels[1:]):
             labels.masked_fill_(quality >= border, label)
         if self.allow_low_quality_matches:
             self.set_low_quality_matches_(labels, match_quality_matrix)

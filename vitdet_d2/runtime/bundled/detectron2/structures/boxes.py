@@ -7,16 +7,19 @@ corner, so that a box of the whole image is ``(0, 0, width, height)``. N, M: num
 Source: the behaviour of detectron2 ``structures/boxes.py``.
 """
 
+# torch.jit.script compiles no generator expressions, only lists.
+# ruff: noqa: C419
+
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from enum import IntEnum, unique
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch import device as Device  # the name that torch.jit.script knows
 
 RawBoxes = TypeVar("RawBoxes", "list[float]", "tuple[float, ...]", Tensor, np.ndarray)
 
@@ -36,8 +39,8 @@ class BoxMode(IntEnum):
         """Convert boxes from one convention to another.
 
         Args:
-            box: one box as a list or tuple, or ``(N, 4)`` (``(N, 5)`` with an angle) as an array
-                or tensor; it is not changed.
+            box: one box as a list or tuple of numbers, or ``(N, 4)`` (``(N, 5)`` with an angle) as
+                an array or tensor; it is not changed.
             from_mode: its convention.
             to_mode: the convention wanted.
 
@@ -58,12 +61,13 @@ class BoxMode(IntEnum):
                 + ", ".join(f"{a.name} to {b.name}" for a, b in _CONVERSIONS)
             )
         # Sequences go through float32 like tensors do, so that a box reads the same either way.
-        rows = torch.tensor([box]) if isinstance(box, (list, tuple)) else torch.as_tensor(box)
+        is_sequence = isinstance(box, (list, tuple))
+        rows = torch.tensor([box]) if is_sequence else torch.as_tensor(box)
         width = 5 if from_mode == BoxMode.XYWHA_ABS else 4
-        if rows.shape[-1] != width:
+        if rows.shape[-1] != width or (is_sequence and rows.dim() != 2):
             raise ValueError(
                 f"box: expected {width} numbers per {from_mode.name} box, "
-                f"got shape {tuple(rows.shape)}"
+                f"got shape {tuple(rows.shape[is_sequence:])}; give several as an array or tensor"
             )
         result = conversion(rows)
         if isinstance(box, (list, tuple)):
@@ -103,16 +107,19 @@ _CONVERSIONS = {
 
 
 class Boxes:
-    """N boxes, ``tensor`` of shape ``(N, 4)``, float32."""
+    """N boxes, ``tensor`` of shape ``(N, 4)``, float32.
+
+    Written in the part of Python that ``torch.jit.script`` compiles, indexing and iteration apart.
+    """
 
     tensor: Tensor
 
-    def __init__(self, tensor: Tensor | np.ndarray | Sequence[Sequence[float]]) -> None:
+    def __init__(self, tensor: Tensor) -> None:
         """Wrap boxes.
 
         Args:
-            tensor: ``(N, 4)``, XYXY in pixels; float32 is shared, anything else is converted.
-                Anything empty means no box.
+            tensor: ``(N, 4)``, XYXY in pixels; float32 is shared, anything else (also an array or
+                a list of boxes) is converted. Anything empty means no box.
 
         Raises:
             ValueError: the shape is another one.
@@ -123,19 +130,19 @@ class Boxes:
         if tensor.numel() == 0:
             tensor = tensor.reshape(-1, 4)
         if tensor.dim() != 2 or tensor.shape[1] != 4:
-            raise ValueError(f"Boxes: expected shape (N, 4), got {tuple(tensor.shape)}")
+            raise ValueError(f"Boxes: expected shape (N, 4), got {list(tensor.shape)}")
         self.tensor = tensor
 
     def clone(self) -> Boxes:
         """Return boxes with memory of their own."""
         return Boxes(self.tensor.clone())
 
-    def to(self, device: torch.device | str) -> Boxes:
+    def to(self, device: Device) -> Boxes:
         """Return the boxes on another device; their type is always float32."""
         return Boxes(self.tensor.to(device=device))
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> Device:
         """Where the boxes are."""
         return self.tensor.device
 
@@ -190,7 +197,7 @@ class Boxes:
         self.tensor[:, 1::2] *= scale_y
 
     @classmethod
-    def cat(cls, boxes_list: Sequence[Boxes]) -> Boxes:
+    def cat(cls, boxes_list: list[Boxes]) -> Boxes:
         """Join boxes; the result shares no memory with them.
 
         Args:
@@ -202,14 +209,14 @@ class Boxes:
         Raises:
             TypeError: it is no list or tuple of ``Boxes``.
         """
-        if not isinstance(boxes_list, (list, tuple)) or not all(
-            isinstance(boxes, Boxes) for boxes in boxes_list
-        ):
-            raise TypeError(f"Boxes.cat: expected a list of Boxes, got {boxes_list!r}")
-        if not boxes_list:
+        is_list = isinstance(boxes_list, (list, tuple))
+        if not is_list or not all([isinstance(boxes, Boxes) for boxes in boxes_list]):
+            raise TypeError(f"Boxes.cat: expected a list of Boxes, got {boxes_list}")
+        if len(boxes_list) == 0:
             return cls(torch.empty(0))
         return cls(torch.cat([boxes.tensor for boxes in boxes_list]))
 
+    @torch.jit.unused
     def __getitem__(self, item: Any) -> Boxes:
         """Select boxes, by anything that indexes the rows of a tensor; an ``int`` gives one box.
 
@@ -226,7 +233,8 @@ class Boxes:
     def __len__(self) -> int:
         return self.tensor.shape[0]
 
-    def __iter__(self) -> Iterator[Tensor]:
+    @torch.jit.unused
+    def __iter__(self) -> Any:  # script resolves this type too, and knows no iterators
         """Yield each box as ``(4,)``."""
         yield from self.tensor
 

@@ -6,19 +6,26 @@ N: images, C: channels, H, W: the padded size in pixels.
 Source: the behaviour of detectron2 ``structures/image_list.py``.
 """
 
+# torch.jit.script compiles no generator expressions, only lists.
+# ruff: noqa: C419
+
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
+from detectron2.layers.wrappers import shapes_to_tensor
 from torch import Tensor
-
-CONSTRAINTS = ("size_divisibility", "square_size")
+from torch import device as Device  # the name that torch.jit.script knows
 
 
 class ImageList:
-    """Padded images, ``tensor`` of shape ``(N, C, H, W)``, and their own sizes."""
+    """Padded images, ``tensor`` of shape ``(N, C, H, W)``, and their own sizes.
+
+    Written in the part of Python that ``torch.jit.script`` compiles, ``to`` apart; it can be traced
+    too.
+    """
 
     tensor: Tensor
     image_sizes: list[tuple[int, int]]
@@ -41,33 +48,36 @@ class ImageList:
         height, width = self.image_sizes[idx]
         return self.tensor[idx, ..., :height, :width]
 
+    @torch.jit.unused
     def to(self, *args: Any, **kwargs: Any) -> ImageList:
         """Return the batch on another device or in another type."""
         return ImageList(self.tensor.to(*args, **kwargs), self.image_sizes)
 
     @property
-    def device(self) -> torch.device:
+    def device(self) -> Device:
         """Where the images are."""
         return self.tensor.device
 
     @staticmethod
     def from_tensors(
-        tensors: Sequence[Tensor],
+        tensors: list[Tensor],
         size_divisibility: int = 0,
         pad_value: float = 0.0,
-        padding_constraints: Mapping[str, int] | None = None,
+        padding_constraints: dict[str, int] | None = None,
     ) -> ImageList:
         """Pad images to a common size.
 
         Args:
-            tensors: images ``(..., h, w)`` that differ in their last two sizes only.
+            tensors: images ``(..., h, w)`` that differ in their last two sizes only, in a list or
+                tuple.
             size_divisibility: the common height and width are multiples of it; 0 or 1: no matter.
             pad_value: what the padding holds.
             padding_constraints: a backbone's wishes. ``size_divisibility`` overrules the argument
                 above; ``square_size``, where positive, is the side of the square to pad to.
 
         Returns:
-            The batch, with memory of its own.
+            The batch, with memory of its own. While tracing, ``image_sizes`` are ``(2,)`` tensors,
+            and the trace holds for images of other sizes, though not for another number of them.
 
         Raises:
             ValueError: no image, images that cannot be stacked, an unknown constraint, or an image
@@ -76,31 +86,39 @@ class ImageList:
         if len(tensors) == 0:
             raise ValueError("ImageList.from_tensors: expected at least one image, got none")
         leading = tensors[0].shape[:-2]
-        if any(image.shape[:-2] != leading for image in tensors):
-            shapes = [tuple(image.shape) for image in tensors]
+        if any([image.shape[:-2] != leading for image in tensors]):
+            shapes = [list(image.shape) for image in tensors]
             raise ValueError(f"ImageList.from_tensors: the channels differ: {shapes}")
-        constraints = dict(padding_constraints or {})
-        unknown = sorted(set(constraints) - set(CONSTRAINTS))
-        if unknown:
-            raise ValueError(f"padding_constraints: expected {CONSTRAINTS}, got {unknown}")
+        square_size = 0
+        if padding_constraints is not None:
+            _check_constraints(padding_constraints)
+            size_divisibility = padding_constraints.get("size_divisibility", size_divisibility)
+            square_size = padding_constraints.get("square_size", 0)
+        if not torch.jit.is_scripting():
+            if torch.jit.is_tracing():
+                return _pad_traced(tensors, size_divisibility, square_size, pad_value)
         sizes = [(image.shape[-2], image.shape[-1]) for image in tensors]
-        height, width = _padded_size(
-            sizes,
-            constraints.get("size_divisibility", size_divisibility),
-            constraints.get("square_size", 0),
-        )
-        if all(size == (height, width) for size in sizes):
-            return ImageList(torch.stack(list(tensors)), sizes)
-        batch = tensors[0].new_full((len(tensors), *leading, height, width), pad_value)
-        for index, (image, (rows, columns)) in enumerate(zip(tensors, sizes, strict=True)):
-            batch[index, ..., :rows, :columns].copy_(image)
+        height, width = _padded_size(sizes, size_divisibility, square_size)
+        if all([size == (height, width) for size in sizes]):
+            return ImageList(torch.stack(tensors), sizes)
+        shape = [len(tensors)] + list(leading) + [height, width]  # noqa: RUF005
+        batch = tensors[0].new_full(shape, pad_value)
+        for index, image in enumerate(tensors):
+            batch[index, ..., : image.shape[-2], : image.shape[-1]].copy_(image)
         return ImageList(batch, sizes)
+
+
+def _check_constraints(constraints: dict[str, int]) -> None:
+    known = ["size_divisibility", "square_size"]
+    for name in constraints.keys():
+        if name not in known:
+            raise ValueError(f"padding_constraints: expected {known}, got {name}")
 
 
 def _padded_size(
     sizes: list[tuple[int, int]], divisibility: int, square_size: int
 ) -> tuple[int, int]:
-    height, width = max(size[0] for size in sizes), max(size[1] for size in sizes)
+    height, width = max([size[0] for size in sizes]), max([size[1] for size in sizes])
     if square_size > 0:
         if max(height, width) > square_size:
             raise ValueError(
@@ -111,3 +129,20 @@ def _padded_size(
         height = width = square_size
     step = max(1, divisibility)
     return -(-height // step) * step, -(-width // step) * step
+
+
+def _pad_traced(
+    tensors: list[Tensor], divisibility: int, square_size: int, pad_value: float
+) -> ImageList:
+    """Pad with sizes that are tensors, so that they do not become constants of the trace."""
+    sizes = [shapes_to_tensor(image.shape[-2:]) for image in tensors]
+    target = torch.stack(sizes).amax(dim=0)
+    if square_size > 0:
+        target = torch.full_like(target, square_size)
+    step = max(1, divisibility)
+    target = torch.div(target + (step - 1), step, rounding_mode="floor") * step
+    padded = []
+    for image, size in zip(tensors, sizes, strict=True):
+        below, right = target - size
+        padded.append(F.pad(image, cast("list[int]", [0, right, 0, below]), value=pad_value))
+    return ImageList(torch.stack(padded), cast("list[tuple[int, int]]", sizes))
