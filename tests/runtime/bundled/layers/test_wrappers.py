@@ -107,6 +107,16 @@ def test_suppression_takes_scores_of_any_type(dtype: torch.dtype) -> None:
     assert batched_nms(boxes, close, torch.tensor([0, 0, 0]), 0.5).tolist() == [1, 2]
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_scripted_suppression_keeps_the_same() -> None:
+    corner = torch.rand(200, 2) * 30
+    boxes = torch.cat([corner, corner + 1 + torch.rand(200, 2) * 20], dim=1)
+    scores, categories = torch.rand(200), torch.randint(0, 3, (200,))
+    expected = batched_nms(boxes, scores, categories, 0.4)
+    assert 0 < len(expected) < 200
+    assert torch.equal(torch.jit.script(batched_nms)(boxes, scores, categories, 0.4), expected)
+
+
 def test_frozen_block() -> None:
     block = CNNBlockBase(3, 4, 2)
     block.conv = nn.Conv2d(3, 4, 1)

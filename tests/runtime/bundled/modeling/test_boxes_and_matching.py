@@ -6,7 +6,11 @@ import math
 import pytest
 import torch
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.modeling.box_regression import Box2BoxTransform, box_regression_loss
+from detectron2.modeling.box_regression import (
+    Box2BoxTransform,
+    Box2BoxTransformLinear,
+    box_regression_loss,
+)
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.sampling import subsample_labels
 from torch import Tensor
@@ -105,6 +109,21 @@ def test_matcher_names_a_wrong_argument(thresholds: list, labels: list, match: s
         Matcher(thresholds, labels)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_scripted_matcher_matches_the_same() -> None:
+    def match(thresholds: list[float], labels: list[int], quality: Tensor) -> tuple[Tensor, Tensor]:
+        return Matcher(thresholds, labels, allow_low_quality_matches=True)(quality)
+
+    scripted = torch.jit.script(match)
+    for quality in (torch.rand(3, 40), torch.rand(0, 4)):
+        expected = match([0.3, 0.7], [0, -1, 1], quality)
+        got = scripted([0.3, 0.7], [0, -1, 1], quality)
+        assert torch.equal(got[0], expected[0])
+        assert torch.equal(got[1], expected[1])
+    with pytest.raises(torch.jit.Error, match="expected rising values above 0"):
+        scripted([0.7, 0.3], [0, -1, 1], torch.rand(3, 4))
+
+
 def _boxes(count: int, dtype: torch.dtype = torch.float32) -> Tensor:
     corner = torch.rand(count, 2, dtype=dtype) * 100
     return torch.cat([corner, corner + 1 + 50 * torch.rand(count, 2, dtype=dtype)], dim=1)
@@ -127,6 +146,26 @@ def test_deltas_round_trip_for_several_boxes_per_source() -> None:
     torch.testing.assert_close(
         transform.apply_deltas(deltas, source), torch.cat([first, second], 1), atol=1e-4, rtol=0
     )
+
+
+def test_distances_of_a_drawn_box() -> None:
+    source, target = torch.tensor([[8.0, 8.0, 12.0, 16.0]]), torch.tensor([[9.0, 2.0, 20.0, 22.0]])
+    pixels = Box2BoxTransformLinear(normalize_by_size=False)
+    assert pixels.get_deltas(source, target).tolist() == [[1.0, 10.0, 10.0, 10.0]]
+    sides = Box2BoxTransformLinear()
+    assert sides.get_deltas(source, target).tolist() == [[0.25, 1.25, 2.5, 1.25]]
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_distances_round_trip_for_several_boxes_per_source(normalize: bool) -> None:
+    transform = Box2BoxTransformLinear(normalize)
+    sources, shift = _boxes(5), torch.tensor([-9.0, -8.0, 7.0, 6.0])
+    targets = torch.cat([sources + shift, sources + 2 * shift], dim=1)
+    deltas = [transform.get_deltas(sources, part) for part in targets.split(4, dim=1)]
+    got = transform.apply_deltas(torch.cat(deltas, dim=1), sources)
+    torch.testing.assert_close(got, targets, rtol=1e-5, atol=1e-4)  # float32, hundreds of pixels
+    # A side on the wrong side of the centre is put onto it.
+    assert transform.apply_deltas(-torch.ones(1, 4), sources[:1])[0, 0] == sources[0, ::2].mean()
 
 
 def test_growth_is_limited_and_half_precision_decodes_in_float32() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,3 +148,12 @@ def test_conversion_accepts_plain_integers_as_modes() -> None:
 def test_relative_boxes_are_refused() -> None:
     with pytest.raises(NotImplementedError, match=r"not .*supported"):
         BoxMode.convert([0.0, 0, 1, 1], BoxMode.XYXY_REL, BoxMode.XYXY_ABS)
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_convert_refuses_a_list_of_boxes(kind: Any) -> None:
+    box = kind([1.0, 2.0, 3.0, 4.0])
+    with pytest.raises(
+        ValueError, match=r"expected 4 numbers per XYXY_ABS box, got shape \(1, 4\)"
+    ):
+        BoxMode.convert([box], BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)

@@ -142,7 +142,9 @@ def shapes_to_tensor(x: Sequence[int | Tensor], device: torch.device | None = No
         ``(len(x),)``, int64.
     """
     if any(isinstance(size, Tensor) for size in x):
-        return torch.stack([torch.as_tensor(size) for size in x]).to(device=device)
+        # A tensor stays itself: as_tensor would make a constant of it in a trace.
+        sizes = [size if isinstance(size, Tensor) else torch.as_tensor(size) for size in x]
+        return torch.stack(sizes).to(device=device)
     return torch.as_tensor(x, device=device)
 
 

@@ -8,7 +8,7 @@ Source: Faster R-CNN, arXiv 1506.01497, section 3.1.2; equals detectron2 ``match
 """
 
 # torch.jit.script compiles no generator expressions, no unpacking and no strict zip.
-# ruff: noqa: C419, RUF005, B905
+# ruff: noqa: C419, RUF005, RUF007, B905
 
 from __future__ import annotations
 

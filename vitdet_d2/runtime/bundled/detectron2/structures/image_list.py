@@ -85,10 +85,6 @@ class ImageList:
         """
         if len(tensors) == 0:
             raise ValueError("ImageList.from_tensors: expected at least one image, got none")
-        leading = tensors[0].shape[:-2]
-        if any([image.shape[:-2] != leading for image in tensors]):
-            shapes = [list(image.shape) for image in tensors]
-            raise ValueError(f"ImageList.from_tensors: the channels differ: {shapes}")
         square_size = 0
         if padding_constraints is not None:
             _check_constraints(padding_constraints)
@@ -97,6 +93,10 @@ class ImageList:
         if not torch.jit.is_scripting():
             if torch.jit.is_tracing():
                 return _pad_traced(tensors, size_divisibility, square_size, pad_value)
+        leading = tensors[0].shape[:-2]
+        if any([image.shape[:-2] != leading for image in tensors]):
+            shapes = [list(image.shape) for image in tensors]
+            raise ValueError(f"ImageList.from_tensors: the channels differ: {shapes}")
         sizes = [(image.shape[-2], image.shape[-1]) for image in tensors]
         height, width = _padded_size(sizes, size_divisibility, square_size)
         if all([size == (height, width) for size in sizes]):
@@ -143,6 +143,7 @@ def _pad_traced(
     target = torch.div(target + (step - 1), step, rounding_mode="floor") * step
     padded = []
     for image, size in zip(tensors, sizes, strict=True):
-        below, right = target - size
-        padded.append(F.pad(image, cast("list[int]", [0, right, 0, below]), value=pad_value))
+        missing = target - size
+        margins = cast("list[int]", [0, missing[1], 0, missing[0]])
+        padded.append(F.pad(image, margins, value=pad_value))
     return ImageList(torch.stack(padded), cast("list[tuple[int, int]]", sizes))
