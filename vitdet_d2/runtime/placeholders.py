@@ -61,7 +61,6 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
         "DatasetMapperTTA",
         "GeneralizedRCNNWithTTA",
         "PanopticFPN",
-        "ProposalNetwork",
         "ResNet",
         "ResNetBlockBase",
         "RetinaNet",
