@@ -27,6 +27,7 @@ INTERNAL = {
     "config.recipe_files",
     "config.recipe_text",
     "evaluation.coco_scoring",
+    "modeling.roi_heads.federated_loss",
     "modeling.roi_heads.sampled_masks",
     "modeling.weight_fill",
     "structures.polygons",

@@ -18,9 +18,12 @@ ROOT = Path(__file__).parents[2]
 CHECKOUT = Path(detectron2.__file__).parents[1]
 OFFICIAL = CHECKOUT / "projects/ViTDet/configs/COCO"
 NAMES = {
-    "b": "mask_rcnn_vitdet_b_100ep.py",
-    "l": "mask_rcnn_vitdet_l_100ep.py",
-    "h": "mask_rcnn_vitdet_h_75ep.py",
+    "vitdet_b": "mask_rcnn_vitdet_b_100ep.py",
+    "vitdet_l": "mask_rcnn_vitdet_l_100ep.py",
+    "vitdet_h": "mask_rcnn_vitdet_h_75ep.py",
+    "cascade_vitdet_b": "cascade_mask_rcnn_vitdet_b_100ep.py",
+    "cascade_vitdet_l": "cascade_mask_rcnn_vitdet_l_100ep.py",
+    "cascade_vitdet_h": "cascade_mask_rcnn_vitdet_h_75ep.py",
 }
 
 pytestmark = [
@@ -42,7 +45,7 @@ def pair(request):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "pkg_resources", stand_in)
         official = LazyConfig.load(str(OFFICIAL / NAMES[request.param]))
-    return LazyConfig.load(str(ROOT / f"projects/vitdet_{request.param}.py")), official
+    return LazyConfig.load(str(ROOT / f"projects/{request.param}.py")), official
 
 
 def build(cfg):

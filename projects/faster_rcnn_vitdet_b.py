@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Faster R-CNN, ViT-B, COCO, 1024 px, 100 epochs: boxes only; a delta of vitdet_b.
+
+For data without masks, and where masks are not asked for.
+
+Source: the detector of ViTDet (arXiv 2203.16527) without its mask head; the settings of vitdet_b.
+Published: nothing; neither the paper nor Detectron2 has such a model. Not measured here yet.
+Command, on each of 8 machines with 8 GPUs:
+    python train_net.py --config-file projects/faster_rcnn_vitdet_b.py --num-gpus 8 \
+        --num-machines 8 --machine-rank RANK --dist-url tcp://FIRST_MACHINE:PORT
+"""
+
+from ..configs.data.coco_lsj_boxes import data, dataloader
+from ..configs.models.faster_rcnn_vitdet import model as _boxes
+from .vitdet_b import lr_multiplier, model, optimizer, train
+
+__all__ = ["data", "dataloader", "lr_multiplier", "model", "optimizer", "train"]
+
+model.roi_heads = _boxes.roi_heads
