@@ -41,7 +41,7 @@ def test_setup_saves_the_recipe_and_seeds(tmp_path: Path) -> None:
     default_setup(cfg, args)
     assert torch.equal(first, torch.rand(()))
     assert (tmp_path / "run" / "config.yaml").is_file()
-    with pytest.raises(TypeError, match="expected a LazyConfig recipe, got dict"):
+    with pytest.raises(TypeError, match="expected a LazyConfig recipe or a yacs CfgNode, got dict"):
         default_setup({}, args)  # type: ignore[arg-type]
 
 
@@ -74,5 +74,5 @@ def test_launch_of_one_process_is_a_call() -> None:
 
 
 def test_what_is_not_bundled_says_so() -> None:
-    with pytest.raises(AttributeError, match=r"DefaultPredictor is not part of the Detectron2"):
-        _ = detectron2.engine.DefaultPredictor
+    with pytest.raises(AttributeError, match=r"PreciseBN is not part of the Detectron2"):
+        _ = detectron2.engine.PreciseBN

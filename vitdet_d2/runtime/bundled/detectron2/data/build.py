@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.config import configurable
 from detectron2.data.catalog import DatasetCatalog, MetadataCatalog
 from detectron2.data.common import (
     AspectRatioGroupedDataset,
@@ -22,6 +23,7 @@ from detectron2.data.common import (
     ToIterableDataset,
 )
 from detectron2.data.detection_utils import check_metadata_consistency
+from detectron2.data.loader_arguments import arguments_of_test_loader, arguments_of_train_loader
 from detectron2.data.samplers import InferenceSampler, TrainingSampler
 from detectron2.utils.comm import get_world_size
 from detectron2.utils.env import seed_all_rng
@@ -257,6 +259,7 @@ def _mapped(dataset: Any, mapper: Mapper | None) -> Any:
     return dataset if mapper is None else MapDataset(dataset, mapper)
 
 
+@configurable(from_config=arguments_of_train_loader)
 def build_detection_train_loader(
     dataset: list[Record] | Dataset,
     *,
@@ -309,6 +312,7 @@ def build_detection_train_loader(
     )
 
 
+@configurable(from_config=arguments_of_test_loader)
 def build_detection_test_loader(
     dataset: list[Record] | Dataset,
     *,

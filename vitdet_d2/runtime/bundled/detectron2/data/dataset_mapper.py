@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from detectron2.config import configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import BitMasks, Instances, PolygonMasks
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 class DatasetMapper:
     """The mapper of all recipes: objects with boxes and masks, without keypoints or proposals."""
 
+    @configurable
     def __init__(
         self,
         is_train: bool,
@@ -72,6 +74,29 @@ class DatasetMapper:
         self.instance_mask_format = instance_mask_format
         self.recompute_boxes = recompute_boxes
         logger.info("%s mapper: %s", "training" if is_train else "test", self.augmentations.augs)
+
+    @classmethod
+    def from_config(cls, cfg: Any, is_train: bool = True) -> dict[str, Any]:
+        """Return the arguments that a yacs configuration holds.
+
+        Args:
+            cfg: the configuration.
+            is_train: as in ``__init__``.
+        """
+        augmentations = utils.build_augmentation(cfg, is_train)
+        crops = is_train and cfg.INPUT.CROP.ENABLED
+        if crops:
+            augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+        return {
+            "is_train": is_train,
+            "augmentations": augmentations,
+            "image_format": cfg.INPUT.FORMAT,
+            "use_instance_mask": cfg.MODEL.MASK_ON,
+            "use_keypoint": cfg.MODEL.KEYPOINT_ON,
+            "instance_mask_format": cfg.INPUT.MASK_FORMAT,
+            # Boxes of cropped objects are those of what is left.
+            "recompute_boxes": crops and cfg.MODEL.MASK_ON,
+        }
 
     def __call__(self, dataset_dict: dict[str, Any]) -> dict[str, Any]:
         """Return a sample.

@@ -16,6 +16,7 @@ import pycocotools.mask as mask_util
 import torch
 from detectron2.data import transforms as T
 from detectron2.data.catalog import MetadataCatalog
+from detectron2.data.standard_augmentation import build_augmentation
 from detectron2.structures import (
     BitMasks,
     Boxes,
@@ -35,6 +36,7 @@ __all__ = [
     "ImageReadError",
     "SizeMismatchError",
     "annotations_to_instances",
+    "build_augmentation",
     "check_image_size",
     "check_metadata_consistency",
     "convert_PIL_to_numpy",

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from detectron2.engine import hooks
+from detectron2.engine.default_predictor import DefaultPredictor
+from detectron2.engine.default_trainer import DefaultTrainer
 from detectron2.engine.defaults import (
     create_ddp_model,
     default_argument_parser,
@@ -29,6 +31,8 @@ __all__ = [
     "AMPTrainer",
     "BestCheckpointer",
     "CallbackHook",
+    "DefaultPredictor",
+    "DefaultTrainer",
     "EvalHook",
     "HookBase",
     "IterationTimer",

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What most training scripts set up: arguments, logging, seeds, writers, data parallelism.
 
-Source: the behaviour of Detectron2's `detectron2/engine/defaults.py` (commit 02b5c4e), for recipes
-of the LazyConfig kind.
+Source: the behaviour of Detectron2's `detectron2/engine/defaults.py` (commit 02b5c4e).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import sys
 from typing import Any
 
 import torch
-from detectron2.config import LazyConfig
+from detectron2.config import CfgNode, LazyConfig
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
@@ -30,7 +29,14 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-__all__ = ["create_ddp_model", "default_argument_parser", "default_setup", "default_writers"]
+__all__ = [
+    "DefaultPredictor",  # noqa: F822  (lazy)
+    "DefaultTrainer",  # noqa: F822  (lazy)
+    "create_ddp_model",
+    "default_argument_parser",
+    "default_setup",
+    "default_writers",
+]
 
 # Ports that no service may claim (RFC 6335, section 6).
 _DYNAMIC_PORTS = range(49152, 65536)
@@ -102,28 +108,28 @@ def _port_of_user() -> int:
     return _DYNAMIC_PORTS[user % len(_DYNAMIC_PORTS)]
 
 
-def _first_of(cfg: DictConfig, *keys: str, default: Any) -> Any:
+def _first_of(cfg: DictConfig | CfgNode, *keys: str, default: Any) -> Any:
     for key in keys:
-        value = OmegaConf.select(cfg, key)
+        # A yacs tree has these keys at its top only.
+        value = cfg.get(key) if isinstance(cfg, CfgNode) else OmegaConf.select(cfg, key)
         if value is not None:
             return value
     return default
 
 
-def default_setup(cfg: DictConfig, args: argparse.Namespace) -> None:
-    """Start logging, log the environment and the recipe, save it, seed this process.
+def default_setup(cfg: DictConfig | CfgNode, args: argparse.Namespace) -> None:
+    """Start logging, log the environment and the configuration, save it, seed this process.
 
     Args:
-        cfg: a LazyConfig recipe.
+        cfg: a LazyConfig recipe, or a yacs configuration.
         args: the parsed arguments, which are logged.
 
     Raises:
-        TypeError: `cfg` is a yacs node, which is not bundled.
+        TypeError: `cfg` is neither.
     """
-    if not isinstance(cfg, DictConfig):
+    if not isinstance(cfg, DictConfig | CfgNode):
         raise TypeError(
-            f"cfg: expected a LazyConfig recipe, got {type(cfg).__name__}; "
-            "yacs recipes need an installed Detectron2"
+            f"cfg: expected a LazyConfig recipe or a yacs CfgNode, got {type(cfg).__name__}"
         )
     output_dir = _first_of(cfg, "OUTPUT_DIR", "output_dir", "train.output_dir", default="")
     rank = comm.get_rank()
@@ -139,12 +145,19 @@ def default_setup(cfg: DictConfig, args: argparse.Namespace) -> None:
             logger.info("Contents of %s:\n%s", args.config_file, file.read())
     if rank == 0 and output_dir:
         path = os.path.join(output_dir, "config.yaml")
-        LazyConfig.save(cfg, path)
+        if isinstance(cfg, CfgNode):
+            logger.info("Full config:\n%s", cfg.dump())
+            with PathManager.open(path, "w") as file:
+                file.write(cfg.dump())
+        else:
+            LazyConfig.save(cfg, path)
         logger.info("Full config saved to %s", path)
     _set_process_state(cfg, args, logger)
 
 
-def _set_process_state(cfg: DictConfig, args: argparse.Namespace, logger: logging.Logger) -> None:
+def _set_process_state(
+    cfg: DictConfig | CfgNode, args: argparse.Namespace, logger: logging.Logger
+) -> None:
     """Seed the generators and set the global switches that the recipe names."""
     seed = _first_of(cfg, "SEED", "train.seed", default=-1)
     seed_all_rng(None if seed < 0 else seed + comm.get_rank())
@@ -171,3 +184,16 @@ def default_writers(output_dir: str, max_iter: int | None = None) -> list[EventW
         JSONWriter(os.path.join(output_dir, "metrics.json")),
         TensorboardXWriter(output_dir),
     ]
+
+
+def __getattr__(name: str) -> Any:
+    # Both stand on this module, whose name is their address in Detectron2.
+    if name == "DefaultTrainer":
+        from detectron2.engine.default_trainer import DefaultTrainer
+
+        return DefaultTrainer
+    if name == "DefaultPredictor":
+        from detectron2.engine.default_predictor import DefaultPredictor
+
+        return DefaultPredictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
