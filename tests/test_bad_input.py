@@ -19,6 +19,7 @@ import torch
 
 from tests.engine.tiny_run import write_data
 from tests.engine.zygote import Zygote
+from tests.zoo.bad_server import BadServer
 from vitdet_d2.engine import cli, evaluate, train
 from vitdet_d2.engine.checkpoint_store import CheckpointStore
 
@@ -318,3 +319,18 @@ def test_nan_loss_on_one_rank_stops_every_rank(place: Place, zygote: Zygote) -> 
     assert_one_line(f"{line}\n", "not finite at iteration 3 on rank 1 of 2", "model_0000001.pth")
     assert not any("Traceback" in log.read_text() for log in logs)
     assert_last_good_checkpoint(place.run)
+
+
+def test_weights_that_cannot_be_had(
+    place: Place, server: BadServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ("eval", "--config-file", "recipe.py", "--weights")
+    place.refuse(3, "vitdt_b: does not exist", "did you mean vitdet_b", argv=(*argv, "vitdt_b"))
+    place.refuse(3, "answered 404", "mirror", argv=(*argv, "vitdet_b"))
+    page = f"{server.address}/a.pth"
+    server.behaviours = ["html"]
+    place.refuse(3, "a.pth", "web page", "nothing was kept", argv=(*argv, page))
+    monkeypatch.setenv("VITDET_D2_ZOO_URL", "http://127.0.0.1:9")
+    place.refuse(1, "cannot be reached", "https_proxy", "give its path", argv=(*argv, "vitdet_b"))
+    monkeypatch.setenv("VITDET_D2_OFFLINE", "1")
+    place.refuse(1, "not in the cache", "VITDET_D2_OFFLINE", argv=(*argv, "vitdet_b"))

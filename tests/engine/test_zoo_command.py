@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import pickle
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from tests.zoo.bad_server import BadServer
 from vitdet_d2.engine import cli
+from vitdet_d2.engine.zoo_command import _parser
 from vitdet_d2.zoo import RELEASED, catalogue
 
 BODY = pickle.dumps({"model": {}})
@@ -132,3 +134,18 @@ def test_no_network_is_one(
     code, _, err = run(capsys, "download vitdet_b")
     assert code == 1
     assert "cannot be reached" in err
+
+
+def test_commands_in_the_documents_are_valid() -> None:
+    root = Path(__file__).parents[2]
+    lines = [
+        line
+        for path in [root / "README.md", *(root / "docs").glob("*.md")]
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.startswith("vitdet zoo ")
+    ]
+    assert len(lines) >= 6
+    for line in lines:
+        parsed = _parser("vitdet zoo").parse_args(shlex.split(line, comments=True)[2:])
+        names = getattr(parsed, "names", [getattr(parsed, "name", "vitdet_b")])
+        assert all(catalogue.find(name) for name in names), line

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +90,30 @@ def test_names_and_aliases_find_the_same_row() -> None:
 def test_unknown_names_suggest(name: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         find(name)
+
+
+def test_the_documented_table_is_the_catalogue() -> None:
+    document = (Path(__file__).parents[2] / "docs/zoo.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip(" `") for cell in line.strip("|").split("|")]
+        for line in document.splitlines()
+        if re.match(r"\| `(lvis_|cascade_|vitdet_)", line)
+    ]
+    heads = {"mask_rcnn": "Mask R-CNN", "cascade_mask_rcnn": "Cascade Mask R-CNN"}
+    backbones = {"vitdet": "ViT", "swin": "Swin", "mvitv2": "MViTv2"}
+    expected = [
+        [
+            entry.name,
+            entry.aliases[1],
+            entry.dataset.upper(),
+            heads[entry.head],
+            f"{backbones[entry.backbone]}-{entry.size.upper()}",
+            *(f"{ap:.1f}" for ap in (entry.box_ap, entry.mask_ap)),
+            *(f"{seconds:.3f}" for seconds in (entry.train_seconds, entry.infer_seconds)),
+            f"{entry.memory_gb:.1f}" + "*" * entry.activation_checkpointing,
+            entry.model_id,
+            entry.hash_prefix,
+        ]
+        for entry in RELEASED
+    ]
+    assert rows == expected

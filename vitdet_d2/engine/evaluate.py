@@ -19,11 +19,12 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from vitdet_d2.engine import random_state
-from vitdet_d2.engine.build import build_model, resolve_device
+from vitdet_d2.engine.build import resolve_device
 from vitdet_d2.engine.progress import EvaluationBar
 from vitdet_d2.engine.settings import read_settings
 from vitdet_d2.engine.terminal import shows_bars
 from vitdet_d2.errors import RecipeError, WeightsError
+from vitdet_d2.zoo import for_inference
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ def do_eval(cfg: DictConfig) -> dict[str, Any]:
     if "evaluator" not in cfg.dataloader:
         raise RecipeError("dataloader.evaluator: the recipe has none, so nothing can be evaluated")
     info = prepare_datasets(cfg, training=False)
-    model = build_model(cfg, resolve_device(settings.device))
+    model = instantiate(for_inference(cfg.model)).to(resolve_device(settings.device))
     report = load_init_checkpoint(model, settings.init_checkpoint, strict_heads=True)
     require_same_classes(report.thing_classes, info.thing_classes, settings.init_checkpoint)
     return evaluate_model(cfg, model, settings.output_dir)
