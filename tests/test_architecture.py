@@ -49,8 +49,12 @@ BUNDLED_NEEDS = {
     "cloudpickle",
     "matplotlib",
 }
-# The bundled runtime re-exports our ViT, by name, when it is asked for.
-UPWARD = {BUNDLED / "modeling" / "backbone" / "vit.py"}
+# The bundled runtime re-exports our ViT and our LVIS, by name, when it is asked for.
+UPWARD = {
+    BUNDLED / "modeling" / "backbone" / "vit.py",
+    BUNDLED / "data" / "datasets" / "lvis.py",
+    BUNDLED / "evaluation" / "lvis_evaluation.py",
+}
 
 
 def sources(*folders: Path) -> list[Path]:

@@ -15,20 +15,20 @@ Source: what pycocotools 2.0.11 does with each, measured: crashes on NaN polygon
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import DataError
 from .coco_entries import Images, check_categories, check_images
+from .coco_file import load_document
 from .coco_images import check_image_files
 from .coco_masks import REACH, check_polygons, check_rles
 from .coco_report import CocoReport, Repair
 from .coco_values import box_column, integer_column, is_finite_number, quote
+from .lvis_entries import check_federated, check_frequencies, class_names, is_lvis, name_images
 
 # Pixels by which boxes leave the image through rounding alone; COCO's own boxes do.
 TOLERANCE = 1.0
@@ -38,7 +38,7 @@ def check_coco_annotations(
     path_or_dict: str | os.PathLike[str] | Mapping[str, Any],
     image_root: str | os.PathLike[str] | None = None,
 ) -> CocoReport:
-    """Check a COCO annotation file, and repair in memory what can be repaired safely.
+    """Check an annotation file, COCO's or LVIS's, and repair in memory what can be repaired safely.
 
     Args:
         path_or_dict: the file, or its content, which is not changed.
@@ -52,12 +52,18 @@ def check_coco_annotations(
         DataError: the file cannot be used; the message names file, entry, what was expected, what
             was found, and the cure.
     """
-    source, document = _load(path_or_dict)
+    source, document = load_document(path_or_dict)
+    lvis = is_lvis(document)
+    if lvis:
+        name_images(source, document)
     images, image_repairs = check_images(source, document)
     categories, category_repairs = check_categories(source, document)
+    if lvis:
+        categories = class_names(document, categories)
+        check_federated(source, document, list(categories))
     if image_root is not None:
         check_image_files(source, images.entries, image_root)
-    table = _Annotations(source, document, images, categories)
+    table = _Annotations(source, document, images, categories, lvis)
     table.repairs += image_repairs + category_repairs
     table.check_ids()
     table.check_flags()
@@ -65,65 +71,6 @@ def check_coco_annotations(
     table.check_masks()
     table.fill_areas()
     return table.report(document)
-
-
-def _load(path_or_dict: str | os.PathLike[str] | Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name and top level of the file.
-
-    Raises:
-        DataError: it is no COCO annotation file.
-    """
-    if isinstance(path_or_dict, Mapping):
-        source, document = "annotations", dict(path_or_dict)
-    else:
-        source = str(path_or_dict)
-        document = read_json(Path(path_or_dict))
-    if not isinstance(document, dict):
-        hint = " (a list is a file of results)" if isinstance(document, list) else ""
-        raise DataError(
-            f"{source}: expected a COCO annotation file, an object with 'images', 'annotations' "
-            f"and 'categories', got {type(document).__name__}{hint}"
-        )
-    # A file of test images has no annotations.
-    document.setdefault("annotations", [])
-    for key in ("images", "annotations", "categories"):
-        entries = document.get(key)
-        if not isinstance(entries, list):
-            raise DataError(
-                f"{source}: expected a list {key!r}, got {quote(entries)}; "
-                "this is no COCO annotation file"
-            )
-        if not set(map(type, entries)) <= {dict}:
-            bad = next(i for i, entry in enumerate(entries) if not isinstance(entry, dict))
-            raise DataError(
-                f"{source}: expected an object as entry {bad} of {key!r}, got {quote(entries[bad])}"
-            )
-    return source, document
-
-
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Its content.
-
-    Raises:
-        DataError: it is missing, unreadable or no JSON.
-    """
-    try:
-        with path.open("rb") as file:
-            return json.load(file)
-    except FileNotFoundError as error:
-        raise DataError(f"annotation file {path} not found; correct the path") from error
-    except OSError as error:
-        raise DataError(f"annotation file {path} cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(
-            f"annotation file {path} is no valid JSON ({error}); download or export it again"
-        ) from error
 
 
 class _Annotations:
@@ -135,6 +82,7 @@ class _Annotations:
         document: dict[str, Any],
         images: Images,
         categories: dict[int, str],
+        lvis: bool,
     ) -> None:
         """Start with every annotation kept and none changed.
 
@@ -143,12 +91,14 @@ class _Annotations:
             document: its top level.
             images: its images, checked.
             categories: id -> name.
+            lvis: whether it is in LVIS's format.
         """
         self.source = source
         self.original: list[dict[str, Any]] = document["annotations"]
         self.entries = list(self.original)
         self.images = images
         self.categories = categories
+        self.lvis = lvis
         self.keep = np.ones(len(self.entries), bool)
         self.repairs: list[Repair] = []
         self.crowd = np.zeros(len(self.entries), bool)
@@ -225,7 +175,7 @@ class _Annotations:
         self.repairs.append(Repair(what=what, count=len(ids)))
 
     def check_flags(self) -> None:
-        """``iscrowd`` is 0 or 1, and ``ignore`` is not set.
+        """``iscrowd`` is 0 or 1 (in LVIS 0 or missing), and ``ignore`` is not set.
 
         Raises:
             DataError: another value.
@@ -233,12 +183,20 @@ class _Annotations:
         flags = self.column("iscrowd")
         missing = [row for row, flag in enumerate(flags) if flag is None]
         for row in missing:
-            self.change(row)["iscrowd"] = flags[row] = 0
-        self.note("annotations without 'iscrowd' (set to 0)", missing)
+            flags[row] = 0
+            if not self.lvis:
+                self.change(row)["iscrowd"] = 0
+        if not self.lvis:
+            self.note("annotations without 'iscrowd' (set to 0)", missing)
         for row, flag in enumerate(flags):
             if flag not in (0, 1):
                 raise DataError(
                     f"{self.name(row)}: expected 'iscrowd' 0 or 1, got {quote(flag)}; correct it"
+                )
+            if flag and self.lvis:
+                raise DataError(
+                    f"{self.name(row)}: 'iscrowd' is set, but LVIS has no crowds; remove the "
+                    "annotation and add its category to the image's 'not_exhaustive_category_ids'"
                 )
             if self.entries[row].get("ignore"):
                 raise DataError(
@@ -355,6 +313,10 @@ class _Annotations:
         counts = [int((self.category_ids[instances] == i).sum()) for i in self.categories]
         kinds = np.bincount(self.mask_kinds[instances], minlength=3)
         kept = [self.entries[row] for row in np.flatnonzero(self.keep)]
+        facts = None
+        if self.lvis:
+            annotated = (self.rows[self.keep], self.category_ids[self.keep])
+            facts = check_frequencies(self.source, document, list(self.categories), annotated)
         return CocoReport(
             source=self.source,
             document={**document, "annotations": kept},
@@ -370,6 +332,7 @@ class _Annotations:
             num_polygon_masks=int(kinds[1]),
             num_rle_masks=int(kinds[2]),
             num_without_mask=int(kinds[0]),
+            lvis=facts,
         )
 
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from .lvis_entries import LvisFacts
+
 
 @dataclass(frozen=True, kw_only=True)
 class Repair:
@@ -51,6 +53,8 @@ class CocoReport:
     num_polygon_masks: int
     num_rle_masks: int
     num_without_mask: int
+    # What LVIS's format says beyond COCO's; None for a file in COCO's.
+    lvis: LvisFacts | None = None
 
     @property
     def class_index(self) -> dict[int, int]:

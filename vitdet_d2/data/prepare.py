@@ -6,7 +6,7 @@ checked, and the number of classes follows the annotation files. Recipe keys rea
 ``data.{train_json, train_images, val_json, val_images, keep_empty}``,
 ``dataloader.{train,test}.dataset.{names, filter_empty}``,
 ``dataloader.train.mapper.{use_instance_mask, instance_mask_format}``,
-``dataloader.evaluator.dataset_name``, ``model.roi_heads.num_classes`` and the same key of its
+``dataloader.evaluator.{_target_, dataset_name}``, ``model.roi_heads.num_classes`` and the same key of its
 heads, ``model.num_classes``.
 """
 
@@ -27,12 +27,14 @@ from ..checks import CocoReport
 from ..errors import DataError
 from .cache import cache_folder
 from .digits import build_digits, register_digits
+from .lvis_recipe import check_evaluators, limit_federated_classes
 from .registration import (
     CheckedData,
     CocoFiles,
     Split,
     check_files,
     find_coco_files,
+    register_checked,
     register_coco_json,
 )
 
@@ -89,6 +91,7 @@ def prepare_datasets(cfg: DictConfig, *, training: bool = True) -> DatasetInfo:
     for data in used:
         if first is not None and data.classes:
             _compare(first, data)
+    check_evaluators(cfg, (data.report for data in used if data.split == "val" and data.report))
     if training:
         _check_training_data(cfg, used)
     for name in sorted({data.name for data in used}):
@@ -96,6 +99,8 @@ def prepare_datasets(cfg: DictConfig, *, training: bool = True) -> DatasetInfo:
     if first is not None:
         _log_classes(first)
         _set_num_classes(cfg, len(first.classes))
+        if training and first.report is not None:
+            limit_federated_classes(_class_counts(cfg), first.report)
     return DatasetInfo(
         train_names=tuple(data.name for data in used if data.split == "train"),
         test_names=tuple(data.name for data in used if data.split == "val"),
@@ -209,6 +214,9 @@ def _inspect(name: str, split: Split) -> _Used:
             f"data set {name!r} is registered with other classes than those of {report.source}: "
             f"{difference}; use the file it is meant for, or data.{split}_json for another one"
         )
+    if metadata.get("evaluator_type") == "lvis":
+        # Detectron2's own loader needs the package lvis, and reads the classes from a table.
+        register_checked(name, checked)
     return _Used(
         name=name,
         split=split,
@@ -237,14 +245,21 @@ def _check_registered(name: str, split: Split) -> CheckedData | None:
             f"data set {name!r}: annotation file {path} not found; set DETECTRON2_DATASETS to the "
             f"folder that holds it, or name your own files with data.{split}_json"
         )
-    if metadata.get("evaluator_type") != "coco" or image_root is None:
+    kind = metadata.get("evaluator_type")
+    if kind not in ("coco", "lvis") or image_root is None:
         return None
     if not Path(image_root).is_dir():
         raise DataError(
             f"data set {name!r}: image folder {image_root} not found; set DETECTRON2_DATASETS to "
             f"the folder that holds it, or name your own with data.{split}_images"
         )
-    return check_files(CocoFiles(json_file=path, image_root=Path(image_root)), repair=False)
+    checked = check_files(CocoFiles(json_file=path, image_root=Path(image_root)), repair=False)
+    if kind == "lvis" and checked.report.lvis is None:
+        raise DataError(
+            f"data set {name!r}: {path} is not in LVIS's format: its categories have no "
+            "'frequency' and its images no 'neg_category_ids'; put LVIS's own file there"
+        )
+    return checked
 
 
 def _compare(first: _Used, other: _Used) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registration of COCO-format data sets from a folder or a JSON, in Detectron2's catalogues.
+"""Registration of data in COCO's or LVIS's format, by folder or JSON, in Detectron2's catalogues.
 
 A file that needs repairs (``vitdet_d2.checks``) is left as it is; a repaired copy goes to the cache
 folder, and that copy is what is registered. So every reader of the data set, Detectron2's own
@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Literal
 
 from ..checks import CocoReport, Repair, check_coco_annotations
-from ..checks.coco_json import read_json
+from ..checks.coco_file import load_document
+from ..checks.lvis_entries import is_lvis, lvis_file_name
 from ..errors import DataError
 from .cache import cache_folder
 
@@ -111,7 +112,8 @@ def _find_json(folder: Path, split: Split) -> Path:
             return place / ROBOFLOW_JSON
     # From most to least specific; images/train beside annotations/ comes last.
     patterns = [f"annotations/instances_{name}*.json" for name in SPLIT_FOLDERS[split]]
-    patterns += [f"annotations/*{split}*.json", "annotations/*.json", "*.json"]
+    patterns += [f"annotations/*{split}*.json", "annotations/*.json"]
+    patterns += [f"lvis*_{split}.json", "*.json"]
     searched = [(folder, pattern) for pattern in patterns]
     for parent in (folder.parent, folder.parent.parent):
         searched.append((parent, f"annotations/instances_{folder.name}.json"))
@@ -139,15 +141,15 @@ def _find_images(json_file: Path) -> Path:
     """
     if json_file.name == ROBOFLOW_JSON:
         return json_file.parent
-    content = read_json(json_file)
-    entries = content.get("images") if isinstance(content, dict) else None
-    first = entries[0].get("file_name") if entries and isinstance(entries[0], dict) else None
+    _, content = load_document(json_file)
+    image = content["images"][0] if content["images"] else {}
+    first = lvis_file_name(image) if is_lvis(content) else image.get("file_name")
     if not isinstance(first, str):
         raise DataError(f"{json_file} names no images; is it a COCO annotation file?")
     above = json_file.parent.parent
     part = json_file.stem.removeprefix("instances_")
     places = [json_file.parent, json_file.parent / "images", above / part, above / "images" / part]
-    places += [above / "images", above]
+    places += [above / "images", above / "coco", above]
     for place in places:
         if (place / first).is_file():
             return place
@@ -186,7 +188,7 @@ def register_coco_json(
 
     Args:
         name: for the catalogues.
-        json_file: COCO-format annotations.
+        json_file: annotations in COCO's or LVIS's format.
         image_root: folder that the file names are relative to.
 
     Returns:
@@ -195,8 +197,7 @@ def register_coco_json(
     Raises:
         DataError: the data cannot be used, or the name stands for other files.
     """
-    from detectron2.data import DatasetCatalog, MetadataCatalog
-    from detectron2.data.datasets import register_coco_instances
+    from detectron2.data import DatasetCatalog
 
     files = CocoFiles(
         json_file=Path(json_file).expanduser(), image_root=Path(image_root).expanduser()
@@ -207,16 +208,35 @@ def register_coco_json(
             f"data set {name!r} is already registered with other files; choose another name"
         )
     checked = check_files(files, repair=True)
+    register_checked(name, checked)
+    _registered[name] = (files, checked.json_file)
+    return checked
+
+
+def register_checked(name: str, checked: CheckedData) -> None:
+    """Register checked files in place of what the name stood for.
+
+    Args:
+        name: for the catalogues.
+        checked: the files, in COCO's or LVIS's format.
+    """
+    from detectron2.data import DatasetCatalog, MetadataCatalog
+    from detectron2.data.datasets import register_coco_instances
+
+    from .lvis import lvis_metadata, register_lvis_instances
+
     if name in DatasetCatalog.list():
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
+    report, paths = checked.report, (str(checked.json_file), str(checked.image_root))
+    if report.lvis is not None:
+        register_lvis_instances(name, lvis_metadata(report), *paths)
+        return
     facts = {
-        "thing_classes": list(checked.report.category_names),
-        "thing_dataset_id_to_contiguous_id": checked.report.class_index,
+        "thing_classes": list(report.category_names),
+        "thing_dataset_id_to_contiguous_id": report.class_index,
     }
-    register_coco_instances(name, facts, str(checked.json_file), str(checked.image_root))
-    _registered[name] = (files, checked.json_file)
-    return checked
+    register_coco_instances(name, facts, *paths)
 
 
 def check_files(files: CocoFiles, *, repair: bool) -> CheckedData:
@@ -270,6 +290,8 @@ def _check(files: CocoFiles, repair: bool) -> CheckedData:
 
 def _without_unused_root(report: CocoReport) -> CocoReport:
     """Leave out the category that Roboflow exports add: the parent of all, with no instance."""
+    if report.lvis is not None:
+        return report
     categories = report.document["categories"]
     parents = {category.get("supercategory") for category in categories}
     used = {annotation["category_id"] for annotation in report.document["annotations"]}

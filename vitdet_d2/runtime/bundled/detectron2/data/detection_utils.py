@@ -16,6 +16,7 @@ import pycocotools.mask as mask_util
 import torch
 from detectron2.data import transforms as T
 from detectron2.data.catalog import MetadataCatalog
+from detectron2.data.federated_weights import get_fed_loss_cls_weights
 from detectron2.data.standard_augmentation import build_augmentation
 from detectron2.structures import (
     BitMasks,
@@ -42,6 +43,7 @@ __all__ = [
     "convert_PIL_to_numpy",
     "convert_image_to_rgb",
     "filter_empty_instances",
+    "get_fed_loss_cls_weights",
     "read_image",
     "transform_instance_annotations",
 ]

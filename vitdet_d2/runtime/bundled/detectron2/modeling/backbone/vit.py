@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Detectron2's names of the plain ViT backbone, which is ours.
 
-The one place of the bundled runtime that imports upwards, and only when a name is asked for.
+One of the few places of the bundled runtime that import upwards, and only when a name is asked for.
 """
 
 from __future__ import annotations
