@@ -59,10 +59,10 @@ def check_coco_results(
     image_ids = _known(results, "image_id", valid_image_ids, name)
     _known(results, "category_id", category_ids, name)
     scores = _numbers([result.get("score") for result in results], "score", name)
-    _refuse_non_finite(source, "scores", scores[:, None], image_ids)
+    refuse_non_finite(source, "scores", scores[:, None], image_ids)
     box_rows = [row for row, result in enumerate(results) if "bbox" in result]
     boxes = _boxes(results, box_rows, name)
-    _refuse_non_finite(source, "boxes", boxes, image_ids[box_rows])
+    refuse_non_finite(source, "boxes", boxes, image_ids[box_rows])
     negative = np.flatnonzero((boxes[:, 2:] < 0).any(1))
     if len(negative):
         row = box_rows[int(negative[0])]
@@ -117,7 +117,18 @@ def _boxes(results: Sequence[Mapping[str, Any]], rows: list[int], name: Namer) -
     return _numbers(flat, "bbox", lambda position: name(rows[position // 4])).reshape(-1, 4)
 
 
-def _refuse_non_finite(source: str, what: str, values: np.ndarray, image_ids: np.ndarray) -> None:
+def refuse_non_finite(source: str, what: str, values: np.ndarray, image_ids: np.ndarray) -> None:
+    """Refuse numbers that no evaluation can score.
+
+    Args:
+        source: name of the results in the message.
+        what: name of the numbers.
+        values: ``(N, C)``.
+        image_ids: ``(N,)``.
+
+    Raises:
+        DataError: one is NaN or infinite; the images are listed.
+    """
     bad = ~np.isfinite(values).all(1)
     if bad.any():
         images = np.unique(image_ids[bad])

@@ -38,6 +38,12 @@ def prepare_ground_truth(
     repaired, notes = dict(dataset), []
     if "annotations" in dataset:
         report = check_coco_annotations(repaired, None)
+        if report.lvis is not None:
+            raise DataError(
+                f"data set '{dataset_name}' is in LVIS's format, which COCO's evaluation scores "
+                "wrongly: it has no annotations of most classes in most images; use "
+                "vitdet_d2.evaluation.LVISEvaluator"
+            )
         repaired, notes = dict(report.document), [str(repair) for repair in report.repairs]
     if mapping is not None:
         used = {annotation["category_id"] for annotation in repaired.get("annotations", [])}

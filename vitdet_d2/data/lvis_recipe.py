@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a recipe must agree with its data about LVIS: the evaluation's rules, the federated loss."""
+"""Where a recipe must agree with data in LVIS's format: rules of evaluation, federated loss."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def check_evaluators(cfg: DictConfig, reports: Iterable[CocoReport]) -> None:
     for report in reports:
         if report.lvis is not None and "COCOEvaluator" in names:
             raise DataError(
-                f"{report.source} is in LVIS's format, which COCO's evaluation scores wrongly; take "
-                "an LVIS recipe, or vitdet_d2.evaluation.LVISEvaluator as dataloader.evaluator"
+                f"{report.source} is in LVIS's format, which COCO's evaluation scores wrongly; "
+                "take an LVIS recipe, or vitdet_d2.evaluation.LVISEvaluator as dataloader.evaluator"
             )
         if report.lvis is None and "LVISEvaluator" in names:
             raise DataError(

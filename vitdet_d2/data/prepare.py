@@ -6,8 +6,8 @@ checked, and the number of classes follows the annotation files. Recipe keys rea
 ``data.{train_json, train_images, val_json, val_images, keep_empty}``,
 ``dataloader.{train,test}.dataset.{names, filter_empty}``,
 ``dataloader.train.mapper.{use_instance_mask, instance_mask_format}``,
-``dataloader.evaluator.{_target_, dataset_name}``, ``model.roi_heads.num_classes`` and the same key of its
-heads, ``model.num_classes``.
+``dataloader.evaluator.{_target_, dataset_name}``, ``model.roi_heads.num_classes`` and the same key
+of its heads, their ``fed_loss_num_classes``, ``model.num_classes``.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ Results = Mapping[str, Mapping[str, float]]
 
 _TASK_TITLES = {"bbox": "box AP", "segm": "mask AP"}
 _CLASS_PREFIX = "AP-"
+_MOST_METRICS = 9
 _LINE = 80  # characters, where a class's name leaves room
 # A list of more fills the screen; all classes are in the JSON.
 _MOST_CLASSES = 100
@@ -53,8 +54,12 @@ def format_report(results: Results) -> str:
         return "nothing was evaluated"
     tasks = list(results)
     main = list(dict.fromkeys(n for m in results.values() for n in m if "-" not in n))
-    rows = [[_title(task), *(_number(results[task].get(name)) for name in main)] for task in tasks]
-    lines = _aligned([["", *main], *rows])
+    lines: list[str] = []
+    # Three lines of few metrics are read more easily than one that wraps: LVIS has thirteen.
+    for start in range(0, len(main), _MOST_METRICS):
+        names = main[start : start + _MOST_METRICS]
+        rows = [[_title(t), *(_number(results[t].get(name)) for name in names)] for t in tasks]
+        lines += _aligned([["", *names], *rows])
     classes = list(
         dict.fromkeys(n for m in results.values() for n in m if n.startswith(_CLASS_PREFIX))
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""COCO and LVIS under the names of recipes, below ``$DETECTRON2_DATASETS`` (else ``./datasets``)."""
+"""COCO and LVIS under Detectron2's names, below ``$DETECTRON2_DATASETS`` (else ``./datasets``)."""
 
 from __future__ import annotations
 
