@@ -26,6 +26,7 @@ NAMES = [path.relative_to(ROOT).as_posix() for path in FILES]
 INTERNAL = {
     "config.recipe_files",
     "config.recipe_text",
+    "data.federated_weights",
     "evaluation.coco_scoring",
     "modeling.roi_heads.federated_loss",
     "modeling.roi_heads.sampled_masks",

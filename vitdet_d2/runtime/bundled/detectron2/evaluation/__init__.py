@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation: the inference loop, COCO metrics, and what prints and checks results."""
+"""Evaluation: the inference loop, COCO and LVIS metrics, and what prints and checks results."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from detectron2.evaluation import lvis_evaluation
 from detectron2.evaluation.coco_evaluation import COCOEvaluator
 from detectron2.evaluation.evaluator import (
     DatasetEvaluator,
@@ -18,10 +21,17 @@ __all__ = [
     "COCOEvaluator",
     "DatasetEvaluator",
     "DatasetEvaluators",
+    "LVISEvaluator",  # noqa: F822  (lazy)
     "inference_context",
     "inference_on_dataset",
     "print_csv_format",
     "verify_results",
 ]
 
-__getattr__ = absent_attribute(__name__)
+_absent = absent_attribute(__name__)
+
+
+def __getattr__(name: str) -> Any:
+    if name in lvis_evaluation.__all__:
+        return getattr(lvis_evaluation, name)
+    return _absent(name)
