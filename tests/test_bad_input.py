@@ -20,6 +20,7 @@ import torch
 from tests.engine.tiny_run import write_data
 from tests.engine.zygote import Zygote
 from tests.zoo.bad_server import BadServer
+from vitdet_d2.data import prepare
 from vitdet_d2.engine import cli, evaluate, train
 from vitdet_d2.engine.checkpoint_store import CheckpointStore
 
@@ -90,7 +91,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("a model was built before the mistake was told")
 
     monkeypatch.setattr(train, "build_model", fail)
-    monkeypatch.setattr(evaluate, "build_model", fail)
+    monkeypatch.setattr(evaluate, "for_inference", fail)
 
 
 # ------------------------------------------------------------------ recipe and arguments
@@ -321,9 +322,17 @@ def test_nan_loss_on_one_rank_stops_every_rank(place: Place, zygote: Zygote) -> 
     assert_last_good_checkpoint(place.run)
 
 
+def fail_to_prepare(*_: Any, **__: Any) -> None:
+    raise AssertionError("data was read before the mistake was told")
+
+
 def test_weights_that_cannot_be_had(
-    place: Place, server: BadServer, monkeypatch: pytest.MonkeyPatch
+    place: Place, server: BadServer, monkeypatch: pytest.MonkeyPatch, no_work: None
 ) -> None:
+    monkeypatch.setattr(prepare, "prepare_datasets", fail_to_prepare)
+    place.refuse(
+        3, "gone.pth: does not exist", argv=("train", *SHORT, "train.init_checkpoint=gone.pth")
+    )
     argv = ("eval", "--config-file", "recipe.py", "--weights")
     place.refuse(3, "vitdt_b: does not exist", "did you mean vitdet_b", argv=(*argv, "vitdt_b"))
     place.refuse(3, "answered 404", "mirror", argv=(*argv, "vitdet_b"))

@@ -49,7 +49,7 @@ def do_eval(cfg: DictConfig) -> dict[str, Any]:
         WeightsError: the weights do not fit the model or the data set's classes.
     """
     from vitdet_d2.data.prepare import prepare_datasets
-    from vitdet_d2.pretrained.load import load_init_checkpoint
+    from vitdet_d2.pretrained import load_init_checkpoint, require_weights
 
     settings = read_settings(cfg)
     if not settings.init_checkpoint:
@@ -59,6 +59,7 @@ def do_eval(cfg: DictConfig) -> dict[str, Any]:
         )
     if "evaluator" not in cfg.dataloader:
         raise RecipeError("dataloader.evaluator: the recipe has none, so nothing can be evaluated")
+    require_weights(settings.init_checkpoint)
     info = prepare_datasets(cfg, training=False)
     model = instantiate(for_inference(cfg.model)).to(resolve_device(settings.device))
     report = load_init_checkpoint(model, settings.init_checkpoint, strict_heads=True)

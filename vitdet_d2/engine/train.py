@@ -78,6 +78,10 @@ def do_train(
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     store = CheckpointStore(settings.output_dir, max_to_keep=settings.max_to_keep)
     found = _find_checkpoint(store, resume)
+    if found is None and settings.init_checkpoint:
+        from vitdet_d2.pretrained import require_weights
+
+        require_weights(settings.init_checkpoint)
     info = prepare_datasets(cfg)
     state = store.load(found) if found is not None else None
     seed = _choose_seed(settings.seed, state)

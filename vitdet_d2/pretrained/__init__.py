@@ -4,6 +4,6 @@
 from __future__ import annotations
 
 from vitdet_d2.pretrained.load import LoadReport, load_init_checkpoint
-from vitdet_d2.pretrained.reader import read_weights
+from vitdet_d2.pretrained.reader import read_weights, require_weights
 
-__all__ = ["LoadReport", "load_init_checkpoint", "read_weights"]
+__all__ = ["LoadReport", "load_init_checkpoint", "read_weights", "require_weights"]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from detectron2.utils.file_io import PathManager
 
-from vitdet_d2.checks.weights_file import read_weights_file
+from vitdet_d2.checks.weights_file import read_weights_file, sniff
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.zoo.addresses import canonical, redact
 from vitdet_d2.zoo.cached_file import fetch
@@ -82,6 +82,23 @@ def local_weights(address: str) -> str:
             f"{redact(address)} could not be had ({type(error).__name__}: {error}); fetch it by "
             "other means, and give the path of the local file"
         ) from None
+
+
+def require_weights(path: str | os.PathLike[str]) -> None:
+    """Make sure that weights are there, so that a mistake is told before anything else is done.
+
+    Args:
+        path: as of ``read_weights``; what is on the web is downloaded.
+
+    Raises:
+        DownloadError: the file cannot be downloaded now.
+        WeightsError: there is no such file, or it is none of weights.
+    """
+    local = local_weights(strip_query(os.fspath(path)))
+    try:
+        sniff(local)
+    except WeightsError as error:
+        raise WeightsError(f"{error}{_name_advice(local)}") from None
 
 
 def _name_advice(path: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import logging
 import os
 from collections.abc import Iterator
@@ -28,7 +29,7 @@ from vitdet_d2.zoo.addresses import (
     redact,
     sources,
 )
-from vitdet_d2.zoo.hashes import Record, check, digest_file, read_record, write_record
+from vitdet_d2.zoo.hashes import Digests, Record, check, digest_file, read_record, write_record
 from vitdet_d2.zoo.partial_file import PartialFile, remove_leftovers
 from vitdet_d2.zoo.transfer import transfer
 
@@ -106,7 +107,8 @@ def _from_cache(address: str, path: Path) -> CachedFile | None:
     if not path.is_file():
         return None
     record, prefix = read_record(path), hash_prefix(address)
-    digests = digest_file(path)
+    status = path.stat()
+    digests = _digests(path, status.st_ino, status.st_size, status.st_mtime_ns)
     try:
         prefix_of = check(digests, redact(address), prefix, record)
         sniff(path)
@@ -119,6 +121,12 @@ def _from_cache(address: str, path: Path) -> CachedFile | None:
     if record is None:
         record = write_record(path, redact(address), digests, prefix, prefix_of)
     return CachedFile(path=path, record=record, downloaded=False)
+
+
+@functools.lru_cache(maxsize=8)
+def _digests(path: Path, *_: int) -> Digests:
+    """Hash a file once in a process, as long as it is the same by inode, size and time."""
+    return digest_file(path)
 
 
 def _download(address: str, path: Path) -> CachedFile:
