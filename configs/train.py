@@ -16,4 +16,12 @@ train = {
     "log_period": 20,
     "device": "auto",
     "seed": -1,  # negative: drawn at the start
+    "global_batch": None,  # scales the recipe to another batch size
+    "accumulate": 1,  # loader batches per iteration
+    "clip_grad": {"max_norm": None},
+    "ema": {"decay": None},
+    "freeze_blocks": 0,
+    "activation_checkpointing": False,
+    "compile": False,
+    "best_metric": None,  # such as bbox/AP
 }

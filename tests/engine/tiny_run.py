@@ -29,6 +29,7 @@ from fvcore.common.param_scheduler import MultiStepParamScheduler
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from torch import Tensor, nn
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from vitdet_d2.data.loader import build_detection_train_loader
 from vitdet_d2.engine.build import wrap_parallel
@@ -131,25 +132,31 @@ class TinyMapper:
 
 
 class TinyEvaluator(DatasetEvaluator):
-    """Draws from all generators, as careless evaluators do."""
+    """Draws from all generators, as careless evaluators do; its score depends on the weights."""
 
-    def __init__(self) -> None:
+    def __init__(self, with_score: bool = False) -> None:
         self.count = 0
+        self.score = 0.0
+        self.with_score = with_score
         self.pause: Pause | None = None
 
     def reset(self) -> None:
         self.count = 0
+        self.score = 0.0
 
     def process(self, inputs: Any, outputs: Any) -> None:
         torch.rand(3), np.random.rand(3), random.random()
         if PAUSE is not None:
             PAUSE("eval", self.count)
         self.count += len(inputs)
+        self.score += sum(float(output["scores"].sum()) for output in outputs)
 
     def evaluate(self) -> dict[str, Any]:
         torch.rand(3), np.random.rand(3), random.random()
         total = sum(comm.all_gather(self.count))
-        return {"bbox": {"AP": float(total)}} if comm.is_main_process() else {}
+        score = sum(comm.all_gather(self.score))
+        results = {"AP": float(total), **({"score": score} if self.with_score else {})}
+        return {"bbox": results} if comm.is_main_process() else {}
 
 
 PAUSE: Pause | None = None
@@ -162,6 +169,7 @@ def config(data: str | Path, output_dir: str | Path, **train: Any) -> DictConfig
     model = {key: train.pop(key) for key in ("nan_at", "ballast") if key in train}
     notes = train.pop("notes", None)
     batch = train.pop("total_batch_size", 2)
+    evaluator = {"with_score": True} if train.pop("with_score", False) else {}
     recipe = {
         "model": LazyCall(TinyModel)(**model),
         "dataloader": {
@@ -178,7 +186,7 @@ def config(data: str | Path, output_dir: str | Path, **train: Any) -> DictConfig
                 mapper=LazyCall(TinyMapper)(),
                 num_workers=0,
             ),
-            "evaluator": LazyCall(TinyEvaluator)(),
+            "evaluator": LazyCall(TinyEvaluator)(**evaluator),
         },
         "optimizer": LazyCall(torch.optim.AdamW)(
             params=LazyCall(get_default_optimizer_params)(base_lr=0.01),
@@ -275,18 +283,43 @@ def save_forever(folder: str, megabytes: int) -> None:
         store.save({"model": {"w": weights}}, iteration=iteration, meta={})
 
 
-def gradients(folder: str, *, batch: int | None = None, rank: int = 0, world_size: int = 1) -> None:
-    """Write the gradients of one step: of this rank's batch, or in one process of `batch`."""
+def gradients(
+    folder: str,
+    *,
+    batch: int | None = None,
+    accumulate: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+) -> None:
+    """Write the gradients of one step: of this rank's batches, or in one process of `batch`.
+
+    Rank ``r`` of two has the batches ``r``, ``r + 2``, ...
+    """
     if world_size > 1:
         join(folder, rank, world_size)
     torch.manual_seed(0)
     model = TinyModel()
     model.norm = nn.GroupNorm(2, 8)
     settings = read_settings(config(folder, folder))
-    generator = torch.Generator().manual_seed(rank if batch is None else batch)
-    images = [{"image": torch.rand(3, 12, 12, generator=generator)} for _ in range(3)]
+    numbers = [rank + 2 * i for i in range(accumulate)] if batch is None else [batch]
+    batches = []
+    for number in numbers:
+        generator = torch.Generator().manual_seed(number)
+        images = [{"image": torch.rand(3, 12, 12, generator=generator)} for _ in range(3)]
+        batches.append(images)
     torch.nn.functional.dropout = lambda x, *_: x
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
-    Trainer(wrap_parallel(model, settings), [images], optimizer).train(0, 1)
+    wrapped = wrap_parallel(model, settings)
+    exchanges: list[int] = []
+
+    # DDP looks at annotations, and does not know them as text.
+    def counting(group, bucket):
+        exchanges.append(1)
+        return allreduce_hook(group, bucket)
+
+    if world_size > 1:
+        wrapped.register_comm_hook(None, counting)
+    Trainer(wrapped, batches, optimizer, accumulate=accumulate).train(0, 1)
+    Path(folder, f"exchanges_{rank}").write_text(str(len(exchanges)))
     name = f"rank_{rank}" if batch is None else f"single_{batch}"
     torch.save({k: p.grad for k, p in model.named_parameters()}, f"{folder}/{name}.pth")

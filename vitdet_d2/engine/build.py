@@ -18,10 +18,15 @@ from torch import nn
 
 from vitdet_d2.checks.square_pad import refuse_cropping
 from vitdet_d2.data.loader import build_detection_train_loader
+from vitdet_d2.engine.ema import WeightAverage
 from vitdet_d2.engine.settings import TrainSettings
+from vitdet_d2.engine.vit_options import checkpoint_activations, compile_blocks, freeze_blocks
 from vitdet_d2.errors import RecipeError
 
 logger = logging.getLogger(__name__)
+
+# Beyond this, an average tells more of where training began than of where it went.
+MAX_SHARE_OF_FIRST_WEIGHTS = 0.01
 
 _UPSTREAM_LOADERS = {
     "detectron2.data.build_detection_train_loader",
@@ -75,6 +80,67 @@ def autocast_dtype(settings: TrainSettings, device: torch.device) -> torch.dtype
 def build_model(cfg: DictConfig, device: torch.device) -> nn.Module:
     """Instantiate ``cfg.model`` on a device; it refuses images that its padding would cut off."""
     return refuse_cropping(instantiate(cfg.model).to(device))
+
+
+def apply_vit_options(
+    model: nn.Module, settings: TrainSettings, device: torch.device
+) -> list[nn.Module]:
+    """Freeze, recompute and compile blocks as the settings ask; returns the frozen modules.
+
+    Raises:
+        RecipeError: the model has no plain ViT for it, or nothing can be compiled here.
+    """
+    frozen: list[nn.Module] = []
+    if settings.freeze_blocks:
+        frozen = freeze_blocks(model, settings.freeze_blocks)
+        if not settings.init_checkpoint:
+            logger.warning(
+                "train.freeze_blocks without train.init_checkpoint: unless a run is continued, "
+                "these blocks keep random weights"
+            )
+    if settings.activation_checkpointing:
+        checkpoint_activations(model)
+    if settings.compile:
+        compile_blocks(model, device)
+    return frozen
+
+
+def build_average(model: nn.Module, settings: TrainSettings) -> WeightAverage | None:
+    """The average of the model's weights, if one is asked for."""
+    decay = settings.ema_decay
+    if decay is None:
+        return None
+    first = decay**settings.max_iter
+    if first > MAX_SHARE_OF_FIRST_WEIGHTS:
+        logger.warning(
+            "train.ema.decay=%g over %d iterations: the first weights still make up %.0f%% of the "
+            "average at the end; lower the decay (%.4g leaves 1%%)",
+            decay,
+            settings.max_iter,
+            100 * first,
+            MAX_SHARE_OF_FIRST_WEIGHTS ** (1 / max(settings.max_iter, 1)),
+        )
+    return WeightAverage(model, decay)
+
+
+def require_batch(cfg: DictConfig, settings: TrainSettings) -> None:
+    """Refuse a recipe that says ``train.global_batch`` and is not scaled to it.
+
+    Args:
+        cfg: a recipe; reads ``dataloader.train.total_batch_size``.
+        settings: of the recipe.
+
+    Raises:
+        RecipeError: it is not.
+    """
+    batch = OmegaConf.select(cfg, "dataloader.train.total_batch_size")
+    wanted = settings.global_batch
+    if wanted is not None and batch is not None and batch * settings.accumulate != wanted:
+        raise RecipeError(
+            f"train.global_batch={wanted}, but the recipe has {batch} images per loader batch and "
+            f"train.accumulate={settings.accumulate}; call vitdet_d2.solver.scale_recipe(cfg, "
+            f"{wanted}) before training"
+        )
 
 
 def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:

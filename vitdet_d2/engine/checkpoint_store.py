@@ -6,6 +6,7 @@ Vocabulary:
         its manifest ``model_XXXXXXX.json`` (bytes, sha256, iteration, and what the caller adds).
     verified: size and sha256 of the file equal those of its manifest.
     final: ``model_final.pth``, where Detectron2 users look: the last checkpoint's second name.
+    weights: a file that holds no training state, such as ``model_best.pth``, with a manifest too.
 
 The order of writing is checkpoint, manifest, ``last_checkpoint``, each by `atomic_write`: a kill at
 any moment leaves every earlier record untouched. Reading never trusts ``last_checkpoint``.
@@ -14,15 +15,12 @@ any moment leaves every earlier record untouched. Reading never trusts ``last_ch
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -30,35 +28,19 @@ import torch
 from torch import Tensor
 
 from vitdet_d2.engine.atomic_write import atomic_write, leftovers, sync_folder
+from vitdet_d2.engine.manifest import FINAL, Record, is_checkpoint, read_manifest, reject
 from vitdet_d2.errors import UserError, WeightsError
 
 logger = logging.getLogger(__name__)
 
 POINTER = "last_checkpoint"
-FINAL = "model_final.pth"
+BEST = "model_best.pth"
+AVERAGE_FINAL = "model_ema_final.pth"
 # Below two, one damaged file would end the run's history.
 MIN_VERIFIED = 2
 # Room for what the file system itself needs, and for a state that still grows (optimizer moments).
 FREE_SPACE_FACTOR = 1.2
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_MANIFEST_NAME = re.compile(r"model_(\d{7,}|final)\.json")
-_READ_BYTES = 1 << 22
-
-
-@dataclass(frozen=True, kw_only=True)
-class Record:
-    """One checkpoint as its manifest describes it."""
-
-    path: Path
-    iteration: int
-    num_bytes: int
-    sha256: str
-    manifest: Mapping[str, Any]
-
-    @property
-    def is_final(self) -> bool:
-        """Whether this is the last checkpoint's second name."""
-        return self.path.name == FINAL
 
 
 class CheckpointWriteError(UserError):
@@ -113,20 +95,47 @@ class CheckpointStore:
             CheckpointWriteError: the model holds NaN or Inf, or the file system refused after all
                 attempts; older checkpoints are as they were.
         """
-        self._refuse_non_finite(state["model"], iteration)
         path = self.folder / f"model_{iteration:07d}.pth"
-        for pause in (*self._retry_seconds, None):
-            try:
-                self._write(path, state, iteration, meta)
-                break
-            except OSError as error:
-                message = self._failure(path, state, error)
-                if pause is None:
-                    raise CheckpointWriteError(message) from error
-                logger.warning("%s; next attempt in %g s", message, pause)
-                self._sleep(pause)
+        self._write(path, state, iteration, meta)
+        self._last_bytes = path.stat().st_size
         self.prune()
         return path
+
+    def save_weights(
+        self, name: str, state: Mapping[str, Any], *, iteration: int, meta: Mapping[str, Any]
+    ) -> Path:
+        """Write weights that stand beside the checkpoints: never resumed from, never pruned.
+
+        Args:
+            name: of the file, ``model_....pth``, not that of a checkpoint; replaced if it is there.
+            state: as for `save`.
+            iteration: as for `save`.
+            meta: as for `save`.
+
+        Returns:
+            The file's path.
+
+        Raises:
+            CheckpointWriteError: as `save`.
+        """
+        path = self.folder / name
+        self._write(path, state, iteration, meta)
+        return path
+
+    def weights_record(self, name: str) -> Record | str | None:
+        """What `save_weights` wrote under a name.
+
+        Args:
+            name: of the file.
+
+        Returns:
+            Its record; why it cannot be used; None where there is no such file.
+        """
+        path = self.folder / name
+        if not path.exists() and not path.with_suffix(".json").exists():
+            return None
+        record = read_manifest(path.with_suffix(".json"))
+        return record if isinstance(record, str) else reject(record) or record
 
     def save_final(self, path: Path) -> Path:
         """Give a saved checkpoint the name ``model_final.pth``, manifest and pointer included.
@@ -137,7 +146,7 @@ class CheckpointStore:
         Raises:
             CheckpointWriteError: `path` has no manifest, or the file system refused.
         """
-        record = self._read_manifest(path.with_suffix(".json"))
+        record = read_manifest(path.with_suffix(".json"))
         if isinstance(record, str):
             raise CheckpointWriteError(f"{path}: no final copy without a manifest: {record}")
         final = self.folder / FINAL
@@ -165,7 +174,27 @@ class CheckpointStore:
     def _write(
         self, path: Path, state: Mapping[str, Any], iteration: int, meta: Mapping[str, Any]
     ) -> None:
-        self._require_space(state)
+        """Write a file and its manifest, and for a checkpoint the pointer; try several times.
+
+        Raises:
+            CheckpointWriteError: no attempt succeeded, or the weights are not finite.
+        """
+        self._refuse_non_finite(state["model"], iteration)
+        for pause in (*self._retry_seconds, None):
+            try:
+                self._write_once(path, state, iteration, meta)
+                return
+            except OSError as error:
+                message = self._failure(path, state, error)
+                if pause is None:
+                    raise CheckpointWriteError(message) from error
+                logger.warning("%s; next attempt in %g s", message, pause)
+                self._sleep(pause)
+
+    def _write_once(
+        self, path: Path, state: Mapping[str, Any], iteration: int, meta: Mapping[str, Any]
+    ) -> None:
+        self._require_space(path, state)
         with atomic_write(path) as file:
             torch.save(dict(state), cast("IO[bytes]", file))
         manifest = {
@@ -177,9 +206,9 @@ class CheckpointStore:
             **meta,
         }
         self._write_json(path.with_suffix(".json"), manifest)
-        self._write_pointer(path.name)
+        if is_checkpoint(path.with_suffix(".json")):
+            self._write_pointer(path.name)
         self._verified[path.name] = file.sha256
-        self._last_bytes = file.num_bytes
 
     def _write_json(self, path: Path, content: Mapping[str, Any]) -> None:
         with atomic_write(path) as file:
@@ -189,11 +218,13 @@ class CheckpointStore:
         with atomic_write(self.folder / POINTER) as file:
             file.write(name.encode("ascii"))
 
-    def _bytes_needed(self, state: Mapping[str, Any]) -> int:
-        return int(FREE_SPACE_FACTOR * max(self._last_bytes, _tensor_bytes(state)))
+    def _bytes_needed(self, path: Path, state: Mapping[str, Any]) -> int:
+        # A checkpoint also holds what is no tensor, so that the last one's size is a better guess.
+        known = self._last_bytes if is_checkpoint(path.with_suffix(".json")) else 0
+        return int(FREE_SPACE_FACTOR * max(known, _tensor_bytes(state)))
 
-    def _require_space(self, state: Mapping[str, Any]) -> None:
-        if shutil.disk_usage(self.folder).free < self._bytes_needed(state):
+    def _require_space(self, path: Path, state: Mapping[str, Any]) -> None:
+        if shutil.disk_usage(self.folder).free < self._bytes_needed(path, state):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _failure(self, path: Path, state: Mapping[str, Any], error: OSError) -> str:
@@ -202,7 +233,7 @@ class CheckpointStore:
         free = shutil.disk_usage(self.folder).free
         return (
             f"{path}: not written, no space ({error.strerror}): "
-            f"{self._bytes_needed(state)} bytes needed, {free} free; older checkpoints are "
+            f"{self._bytes_needed(path, state)} bytes needed, {free} free; older checkpoints are "
             "untouched; free some space, or choose another train.output_dir, and use --resume"
         )
 
@@ -224,7 +255,7 @@ class CheckpointStore:
     def newest_verified(self) -> Path | None:
         """The newest checkpoint whose size and hash are right; says why others were rejected."""
         for manifest in self._manifests():
-            record = self._read_manifest(manifest)
+            record = read_manifest(manifest)
             reason = record if isinstance(record, str) else self._reject(record)
             if reason is None:
                 assert isinstance(record, Record), "a manifest without a record has a reason"
@@ -250,7 +281,7 @@ class CheckpointStore:
 
     def records(self) -> list[Record]:
         """All records with a readable manifest and an existing file, newest first."""
-        found = [self._read_manifest(path) for path in self._manifests()]
+        found = [read_manifest(path) for path in self._manifests()]
         return [r for r in found if isinstance(r, Record) and r.path.is_file()]
 
     def describe_contents(self) -> str:
@@ -262,47 +293,23 @@ class CheckpointStore:
 
     def _manifests(self) -> list[Path]:
         numbered: list[tuple[int, int, Path]] = []
-        for path in self.folder.glob("model_*.json"):
-            match = _MANIFEST_NAME.fullmatch(path.name)
-            if match is None:
-                continue
-            record = self._read_manifest(path)
-            is_final = match[1] == "final"
+        for path in filter(is_checkpoint, self.folder.glob("model_*.json")):
+            record = read_manifest(path)
+            is_final = path.stem == Path(FINAL).stem
             if isinstance(record, Record):
                 iteration = record.iteration
             else:
-                iteration = -1 if is_final else int(match[1])
+                iteration = -1 if is_final else int(path.stem.removeprefix("model_"))
             numbered.append((iteration, 0 if is_final else 1, path))
         return [path for _, _, path in sorted(numbered, reverse=True)]
 
-    def _read_manifest(self, manifest: Path) -> Record | str:
-        """The record, or why there is none."""
-        try:
-            content = json.loads(manifest.read_bytes())
-            return Record(
-                path=manifest.with_suffix(".pth"),
-                iteration=int(content["iteration"]),
-                num_bytes=int(content["bytes"]),
-                sha256=str(content["sha256"]),
-                manifest=content,
-            )
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            return f"unreadable manifest ({type(error).__name__}: {error})"
-
     def _reject(self, record: Record) -> str | None:
         """Why the file is not what its manifest says; None if it is."""
-        try:
-            num_bytes = record.path.stat().st_size
-            if num_bytes != record.num_bytes:
-                return f"{record.path.name} has {num_bytes} bytes, expected {record.num_bytes}"
-            actual = _sha256(record.path)
-        except OSError as error:
-            return f"{record.path.name}: {error.strerror}"
-        if actual != record.sha256:
-            return f"{record.path.name} has sha256 {actual[:12]}, expected {record.sha256[:12]}"
-        self._verified[record.path.name] = actual
-        self._last_bytes = num_bytes
-        return None
+        reason = reject(record)
+        if reason is None:
+            self._verified[record.path.name] = record.sha256
+            self._last_bytes = record.num_bytes
+        return reason
 
     def _check_pointer(self, record: Record) -> None:
         pointer = self.folder / POINTER
@@ -331,7 +338,7 @@ class CheckpointStore:
         """Delete numbered checkpoints beyond `max_to_keep`, if two verified ones stay."""
         if self.max_to_keep is None:
             return
-        records = [r for r in self.records() if not r.is_final]
+        records = [r for r in self.records() if r.path.name != FINAL]
         num_kept = max(self.max_to_keep, MIN_VERIFIED)
         kept, old = records[:num_kept], records[num_kept:]
         if not old or sum(self._is_verified(r) for r in kept) < MIN_VERIFIED:
@@ -349,14 +356,6 @@ class CheckpointStore:
             path.unlink(missing_ok=True)
         except OSError as error:
             logger.warning("Cannot delete %s: %s", path, error.strerror)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _tensor_bytes(value: Any) -> int:

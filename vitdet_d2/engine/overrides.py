@@ -107,6 +107,24 @@ def apply_overrides(cfg: DictConfig, texts: Sequence[str]) -> None:
             _set(parent, name, override, override.key, override.value)
 
 
+def given_keys(texts: Sequence[str]) -> set[str]:
+    """Return the dotted keys of all values that overrides set, those inside mappings included.
+
+    Args:
+        texts: the overrides as typed.
+    """
+
+    def leaves(key: str, value: Any) -> Iterator[str]:
+        if not isinstance(value, dict):
+            yield key
+            return
+        for name, inner in value.items():
+            yield from leaves(f"{key}.{name}", inner)
+
+    overrides = [parse_override(text) for text in texts]
+    return {key for o in overrides if o.kind != "delete" for key in leaves(o.key, o.value)}
+
+
 def all_keys(cfg: Config, prefix: str = "") -> Iterator[str]:
     """Yield every dotted key, those of inner mappings and lists included.
 

@@ -20,10 +20,12 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from vitdet_d2.engine.atomic_write import atomic_write
-from vitdet_d2.engine.overrides import apply_overrides
+from vitdet_d2.engine.overrides import apply_overrides, given_keys
 from vitdet_d2.engine.recipe_json import decode, from_json, to_json
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.runtime.safe_yaml import load_yaml
+from vitdet_d2.solver.batch_plan import MICRO_KEY, read_batch, require_divisible
+from vitdet_d2.solver.scaling import ScaledKey, scale_recipe
 from vitdet_d2.zoo.python_recipe import load_python_recipe
 from vitdet_d2.zoo.recipe_names import find_recipe
 
@@ -46,6 +48,14 @@ DEFAULTS: dict[str, Any] = {
         "device": "auto",
         "seed": None,
         "pictures": 0,
+        "global_batch": None,
+        "accumulate": 1,
+        "clip_grad": {"max_norm": None},
+        "ema": {"decay": None},
+        "freeze_blocks": 0,
+        "activation_checkpointing": False,
+        "compile": False,
+        "best_metric": None,
     },
     "data": {
         "train_json": None,
@@ -63,15 +73,41 @@ _TRAINED = (*_EVALUATED, "optimizer", "lr_multiplier")
 def load_recipe(
     path_or_name: str, overrides: Sequence[str] = (), *, eval_only: bool = False
 ) -> DictConfig:
-    """Load a recipe, complete it with defaults, and change it.
+    """Load a recipe, complete it with defaults, change it, and scale it to ``train.global_batch``.
 
     Args:
         path_or_name: a ``.py``, ``.yaml`` or ``.json`` file, or a name.
         overrides: ``key=value``, ``+key=value``, ``~key``.
-        eval_only: the optimizer and its schedule may be missing.
+        eval_only: the optimizer and its schedule may be missing; nothing is scaled.
 
     Raises:
-        RecipeError: it is not found, fails, lacks a part, or an override does not fit.
+        RecipeError: it is not found, fails, lacks a part, an override does not fit, or the batch
+            cannot be divided.
+    """
+    return load_scaled_recipe(path_or_name, overrides, eval_only=eval_only)[0]
+
+
+def load_scaled_recipe(
+    path_or_name: str,
+    overrides: Sequence[str] = (),
+    *,
+    eval_only: bool = False,
+    num_processes: int = 1,
+) -> tuple[DictConfig, list[ScaledKey]]:
+    """Do as `load_recipe` does, and say what was scaled.
+
+    Args:
+        path_or_name: as there.
+        overrides: as there; a key among them stays as given.
+        eval_only: as there.
+        num_processes: of the run.
+
+    Returns:
+        The recipe, and what `vitdet_d2.solver.scale_recipe` returned; nothing without a
+        ``train.global_batch``.
+
+    Raises:
+        RecipeError: as there.
     """
     path = find_recipe(path_or_name)
     if path.suffix == ".py":
@@ -86,8 +122,25 @@ def load_recipe(
             f"{', '.join(required)})"
         )
     cfg = complete(cfg)
+    if eval_only:
+        apply_overrides(cfg, overrides)
+        return cfg, []
+    has_batch = OmegaConf.select(cfg, MICRO_KEY) is not None
+    written_for = read_batch(cfg).global_batch if has_batch else None
     apply_overrides(cfg, overrides)
-    return cfg
+    global_batch = OmegaConf.select(cfg, "train.global_batch")
+    if global_batch is not None:
+        scaled = scale_recipe(
+            cfg,
+            global_batch,
+            recipe_batch=written_for,
+            given=given_keys(overrides),
+            num_processes=num_processes,
+        )
+        return cfg, scaled
+    if has_batch:
+        require_divisible(read_batch(cfg), num_processes)
+    return cfg, []
 
 
 def complete(cfg: DictConfig) -> DictConfig:
@@ -100,7 +153,14 @@ def complete(cfg: DictConfig) -> DictConfig:
     completed = copy.deepcopy(cfg)
     for key, values in defaults.items():
         own = cfg.get(key)
-        completed[key] = values if own is None else OmegaConf.merge(values, own)
+        if own is None:
+            completed[key] = values
+            continue
+        completed[key] = OmegaConf.merge(values, own)
+        for name, default in values.items():
+            # `ema = None` switches it off, and its decay can be overridden all the same.
+            if isinstance(default, DictConfig) and completed[key].get(name) is None:
+                completed[key][name] = default
     return completed
 
 

@@ -23,10 +23,11 @@ from vitdet_d2.engine.arguments import RunArguments
 from vitdet_d2.engine.input_size import check_input_size
 from vitdet_d2.engine.launch import Plan, launch, make_plan
 from vitdet_d2.engine.recipe_json import changes, to_json
-from vitdet_d2.engine.recipes import load_recipe, save_resolved
+from vitdet_d2.engine.recipes import load_scaled_recipe, save_resolved
 from vitdet_d2.engine.run_folder import claim, make_writable
 from vitdet_d2.engine.terminal import quiet_third_parties, start_logging, stop_logging
 from vitdet_d2.errors import RecipeError, UserError
+from vitdet_d2.solver.scaling import ScaledKey, format_scaling
 
 logger = logging.getLogger(__name__)
 
@@ -47,23 +48,28 @@ def run(arguments: RunArguments) -> None:
     launch(plan, run_rank, (arguments, plan))
 
 
-def resolve(arguments: RunArguments, plan: Plan) -> DictConfig:
-    """Return the recipe as it will run.
+def resolve(arguments: RunArguments, plan: Plan) -> tuple[DictConfig, list[ScaledKey]]:
+    """Return the recipe as it will run, and what was scaled in it.
 
     Args:
         arguments: of the command line.
         plan: the processes.
 
     Raises:
-        RecipeError: of ``load_recipe``; recipe and command line disagree about the device; or its
-            images cannot fit its model.
+        RecipeError: of ``load_scaled_recipe``; recipe and command line disagree about the device;
+            or its images cannot fit its model.
     """
-    cfg = load_recipe(arguments.config_file, arguments.overrides, eval_only=arguments.eval_only)
+    cfg, scaled = load_scaled_recipe(
+        arguments.config_file,
+        arguments.overrides,
+        eval_only=arguments.eval_only,
+        num_processes=plan.world_size,
+    )
     if arguments.weights is not None:
         cfg.train.init_checkpoint = arguments.weights
     choose_device(cfg, arguments, plan)
     check_input_size(cfg)
-    return cfg
+    return cfg, scaled
 
 
 def choose_device(cfg: DictConfig, arguments: RunArguments, plan: Plan) -> str:
@@ -104,7 +110,7 @@ def run_rank(arguments: RunArguments, plan: Plan) -> None:
         UserError: on every process, where one of them or the folder has a fault.
     """
     quiet_third_parties()
-    cfg = resolve(arguments, plan)
+    cfg, scaled = resolve(arguments, plan)
     device = choose_device(cfg, arguments, plan)
     if arguments.eval_only:
         from vitdet_d2.engine.evaluate import do_eval
@@ -121,6 +127,9 @@ def run_rank(arguments: RunArguments, plan: Plan) -> None:
         accepted = None
         if comm.is_main_process():
             _log_start(cfg, folder, arguments)
+            if scaled:
+                table = format_scaling(scaled)
+                logger.info("Scaled to train.global_batch=%d:\n%s", cfg.train.global_batch, table)
             # As it was asked for: the next run may be on another machine.
             accepted = functools.partial(save_resolved, copy.deepcopy(cfg), folder)
         cfg.train.device = device

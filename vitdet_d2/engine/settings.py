@@ -6,9 +6,11 @@ Detectron2's own recipes lack some of them, and run all the same.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -35,6 +37,20 @@ class TrainSettings:
         log_period: iterations between lines of the log and of ``metrics.json``.
         seed: of everything; None (also where negative): drawn, and logged.
         pictures: how many pictures of predictions are written after training.
+        global_batch: images per iteration that the recipe was scaled to; None: the recipe's own
+            (`vitdet_d2.solver.scale_recipe`).
+        accumulate: loader batches per iteration, that is per step of the optimizer.
+        max_grad_norm: to what the norm of all gradients together is clipped
+            (``clip_grad.max_norm``); None: not clipped.
+        ema_decay: of the moving average of the weights, which is evaluated and saved
+            (``ema.decay``); None: no average.
+        freeze_blocks: how many blocks of the ViT, from the first, are not trained, nor are the
+            patch and position embeddings then.
+        activation_checkpointing: whether the ViT's blocks are computed again in the backward pass;
+            False: as the model has it.
+        compile: whether the ViT's blocks are compiled by ``torch.compile``.
+        best_metric: name of the metric of evaluation, such as ``bbox/AP``, at whose highest value
+            ``model_best.pth`` is written; None: no such file.
     """
 
     output_dir: Path
@@ -49,6 +65,14 @@ class TrainSettings:
     log_period: int
     seed: int | None
     pictures: int
+    global_batch: int | None
+    accumulate: int
+    max_grad_norm: float | None
+    ema_decay: float | None
+    freeze_blocks: int
+    activation_checkpointing: bool
+    compile: bool
+    best_metric: str | None
 
 
 def read_settings(cfg: DictConfig) -> TrainSettings:
@@ -77,6 +101,14 @@ def read_settings(cfg: DictConfig) -> TrainSettings:
         log_period=_count(cfg, "log_period", 20, least=1),
         seed=None if seed is None or int(seed) < 0 else int(seed),
         pictures=_count(cfg, "pictures", 0, least=0),
+        global_batch=_optional(cfg, "global_batch", _whole_batch),
+        accumulate=_count(cfg, "accumulate", 1, least=1),
+        max_grad_norm=_optional(cfg, "clip_grad.max_norm", _max_norm),
+        ema_decay=_optional(cfg, "ema.decay", _decay),
+        freeze_blocks=_count(cfg, "freeze_blocks", 0, least=0),
+        activation_checkpointing=_switch(cfg, "activation_checkpointing"),
+        compile=_switch(cfg, "compile"),
+        best_metric=_optional(cfg, "best_metric", _metric_name),
     )
 
 
@@ -101,6 +133,60 @@ def _count(cfg: DictConfig, key: str, default: int, *, least: int) -> int:
     if value < least:
         raise RecipeError(f"train.{key}: expected at least {least}, got {value}")
     return int(value)
+
+
+_Value = TypeVar("_Value")
+
+
+def _optional(
+    cfg: DictConfig, key: str, read: Callable[[DictConfig, str], _Value]
+) -> _Value | None:
+    return None if _get(cfg, key, None) is None else read(cfg, key)
+
+
+def _whole_batch(cfg: DictConfig, key: str) -> int:
+    return _count(cfg, key, 1, least=1)
+
+
+def _number(cfg: DictConfig, key: str) -> float:
+    value = _get(cfg, key, None)
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise RecipeError(f"train.{key}: expected a number or null, got {value!r}")
+    return float(value)
+
+
+def _max_norm(cfg: DictConfig, key: str) -> float:
+    norm = _number(cfg, key)
+    if not (math.isfinite(norm) and norm > 0):
+        raise RecipeError(f"train.{key}: expected a number above 0, or null (off), got {norm:g}")
+    return norm
+
+
+def _decay(cfg: DictConfig, key: str) -> float:
+    decay = _number(cfg, key)
+    if not 0 < decay < 1:
+        raise RecipeError(
+            f"train.{key}: expected a number between 0 and 1, such as 0.9998, or null (off), got "
+            f"{decay:g}"
+        )
+    return decay
+
+
+def _switch(cfg: DictConfig, key: str) -> bool:
+    value = _get(cfg, key, False)
+    if not isinstance(value, bool):
+        raise RecipeError(f"train.{key}: expected true or false, got {value!r}")
+    return value
+
+
+def _metric_name(cfg: DictConfig, key: str) -> str:
+    name = _get(cfg, key, None)
+    if not isinstance(name, str) or not name.strip():
+        raise RecipeError(
+            f"train.{key}: expected the name of a metric, such as bbox/AP, or null (off), got "
+            f"{name!r}"
+        )
+    return name
 
 
 def _amp_dtype(cfg: DictConfig) -> torch.dtype | None:

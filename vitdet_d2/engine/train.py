@@ -7,6 +7,7 @@ on the CPU, "train to N" and "train to k, be killed, resume to N" end with bit-i
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -17,21 +18,28 @@ from detectron2.engine import HookBase
 from detectron2.engine.hooks import CallbackHook, IterationTimer, LRScheduler
 from detectron2.utils import comm
 from omegaconf import DictConfig
+from torch import nn
 
 from vitdet_d2.engine import random_state
+from vitdet_d2.engine.best import BestWeights, require_metric
 from vitdet_d2.engine.build import (
+    apply_vit_options,
     autocast_dtype,
+    build_average,
     build_model,
     build_optimizer,
     build_scheduler,
     build_train_loader,
+    require_batch,
     resolve_device,
     wrap_parallel,
 )
 from vitdet_d2.engine.checkpoint_store import FINAL, CheckpointStore
 from vitdet_d2.engine.evaluate import RESULTS_FOLDER, draw_pictures, evaluate_model
 from vitdet_d2.engine.hooks.checkpoint import CheckpointHook
+from vitdet_d2.engine.hooks.ema import AverageHook
 from vitdet_d2.engine.hooks.evaluation import EvaluationHook
+from vitdet_d2.engine.hooks.freeze import FrozenHook
 from vitdet_d2.engine.interruptible import InterruptibleLoader
 from vitdet_d2.engine.progress import METRICS_FILE, metric_names, progress_hooks
 from vitdet_d2.engine.recipe_json import to_json
@@ -74,6 +82,7 @@ def do_train(
     from vitdet_d2.data.prepare import prepare_datasets
 
     settings = read_settings(cfg)
+    require_batch(cfg, settings)
     device = resolve_device(settings.device)
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     store = CheckpointStore(settings.output_dir, max_to_keep=settings.max_to_keep)
@@ -88,7 +97,7 @@ def do_train(
     random_state.seed_everything(seed + comm.get_rank())
 
     precision = autocast_dtype(settings, device)
-    parts = _build_parts(cfg, settings, device, seed, info, precision)
+    parts, frozen = _build_parts(cfg, settings, device, seed, info, precision)
     start_iter = 0
     if state is not None:
         start_iter = parts.restore(state)
@@ -97,6 +106,8 @@ def do_train(
         from vitdet_d2.pretrained.load import load_init_checkpoint
 
         load_init_checkpoint(parts.model, settings.init_checkpoint)
+        if parts.average is not None:
+            parts.average.restart()
 
     with StopRequest() as stop:
         trainer = Trainer(
@@ -106,10 +117,12 @@ def do_train(
             autocast_dtype=precision,
             grad_scaler=parts.grad_scaler,
             stop=stop,
+            accumulate=settings.accumulate,
+            max_grad_norm=settings.max_grad_norm,
         )
         trainer.last_checkpoint = str(found) if found is not None else "none yet"
         hooks = _hooks(cfg, settings, parts, store, trainer, stop, state, start_iter)
-        trainer.register_hooks(hooks)
+        trainer.register_hooks([FrozenHook(frozen), *hooks] if frozen else hooks)
         if state is not None:
             restore_rng(state, seed)
         del state
@@ -117,7 +130,8 @@ def do_train(
             on_accepted()
         trainer.train(start_iter, settings.max_iter)
     if settings.pictures and comm.is_main_process():
-        draw_pictures(cfg, parts.model, settings.output_dir, count=settings.pictures)
+        with evaluated_weights(parts):
+            draw_pictures(cfg, parts.model, settings.output_dir, count=settings.pictures)
     logger.info("Trained for %d iterations; weights in %s", settings.max_iter, store.folder / FINAL)
     comm.synchronize()
 
@@ -173,13 +187,17 @@ def _build_parts(
     seed: int,
     info: Any,
     precision: torch.dtype | None,
-) -> TrainingParts:
+) -> tuple[TrainingParts, list[nn.Module]]:
+    """The parts, and which modules of the model are frozen."""
+    if settings.best_metric is not None:
+        require_metric(cfg, settings.best_metric, info.thing_classes)
     recipe = to_json(cfg)
     model = build_model(cfg, device)
     logger.debug("Model:\n%s", model)
+    frozen = apply_vit_options(model, settings, device)
     optimizer = build_optimizer(cfg, model)
     use_scaler = precision is torch.float16
-    return TrainingParts(
+    parts = TrainingParts(
         model=model,
         optimizer=optimizer,
         scheduler=build_scheduler(cfg, optimizer, settings.max_iter),
@@ -190,7 +208,10 @@ def _build_parts(
         thing_classes=info.thing_classes,
         dataset_ids=info.dataset_ids,
         recipe=recipe,
+        accumulate=settings.accumulate,
+        average=build_average(model, settings),
     )
+    return parts, frozen
 
 
 def _hooks(
@@ -210,25 +231,31 @@ def _hooks(
             where = f"stopped in evaluation; saved {trainer.last_checkpoint}; use --resume"
             return InterruptibleLoader(loader, stop, where)
 
-        return evaluate_model(cfg, parts.model, settings.output_dir, wrap_loader=interruptible)
+        with evaluated_weights(parts):
+            return evaluate_model(cfg, parts.model, settings.output_dir, wrap_loader=interruptible)
 
+    meta = manifest_meta(parts)
+    best = _best_weights(settings, parts, store, meta)
     metrics = {"metrics": state.get("metrics", {})} if state is not None else {}
     hooks: list[HookBase] = [
         CallbackHook(before_train=lambda t: restore_metrics(t.storage, metrics)),
         IterationTimer(),
         LRScheduler(parts.optimizer, parts.scheduler),
+        *([] if parts.average is None else [AverageHook(parts.average)]),
         CheckpointHook(
             store,
             period=settings.checkpoint_period,
             eval_period=settings.eval_period,
             collect_state=parts.collect,
-            meta=manifest_meta(parts),
+            meta=meta,
+            collect_average=None if parts.average is None else parts.collect_weights,
         ),
         EvaluationHook(
             settings.eval_period,
             evaluate,
             record=settings.output_dir / RESULTS_FOLDER / "latest.json",
             written=metric_names(settings.output_dir / METRICS_FILE, start_iter - 1),
+            consider=None if best is None else best.consider,
         ),
     ]
     if comm.is_main_process():
@@ -239,3 +266,27 @@ def _hooks(
             log_period=settings.log_period,
         )
     return hooks
+
+
+def _best_weights(
+    settings: TrainSettings, parts: TrainingParts, store: CheckpointStore, meta: dict[str, Any]
+) -> BestWeights | None:
+    if settings.best_metric is None:
+        return None
+    best = BestWeights(
+        store, settings.best_metric, collect_weights=parts.collect_weights, meta=meta
+    )
+    if comm.is_main_process():
+        best.recall()
+    return best
+
+
+def evaluated_weights(parts: TrainingParts) -> contextlib.AbstractContextManager[None]:
+    """A block in which the model has the weights that are evaluated: the average, where there is.
+
+    Args:
+        parts: of the run.
+    """
+    if parts.average is None:
+        return contextlib.nullcontext()
+    return parts.average.in_place_of_weights()

@@ -2,33 +2,38 @@
 """The training loop: one step in the given precision, with agreement of all ranks before it counts.
 
 Vocabulary:
-    report: what one rank tells the others after its backward pass: losses, gradient norm, seconds
-        spent on data, stop signal. Every rank sees every report, so that all stop together.
+    iteration: one step of the optimizer.
+    batch: what the loader yields; an iteration takes ``accumulate`` of them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from detectron2.engine import TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from vitdet_d2.engine import random_state
+from vitdet_d2.engine.agreement import (
+    Batch,
+    NonFiniteError,
+    Report,
+    exchange,
+    file_names,
+    require_finite,
+)
 from vitdet_d2.engine.stop_signals import StopRequest, held_back
-from vitdet_d2.errors import UserError
 
-
-class NonFiniteError(UserError, FloatingPointError):
-    """A loss or gradient that is NaN or Inf; raised on every rank, before the optimizer's step."""
+__all__ = ["NonFiniteError", "Trainer", "mean_losses"]
 
 
 class Trainer(TrainerBase):
@@ -43,6 +48,8 @@ class Trainer(TrainerBase):
         autocast_dtype: torch.dtype | None = None,
         grad_scaler: torch.amp.GradScaler | None = None,
         stop: StopRequest | None = None,
+        accumulate: int = 1,
+        max_grad_norm: float | None = None,
     ) -> None:
         """Put the model into training mode and remember the parts.
 
@@ -54,6 +61,9 @@ class Trainer(TrainerBase):
             autocast_dtype: what the forward pass computes in; None: as the weights are.
             grad_scaler: scales the loss, for float16.
             stop: the flag that signals set.
+            accumulate: batches per iteration; the losses of each count for their share.
+            max_grad_norm: to what the norm of all gradients together, averaged over processes, is
+                clipped; None: not at all.
         """
         super().__init__()
         model.train()
@@ -64,6 +74,8 @@ class Trainer(TrainerBase):
         self.stop_signum = 0
         self.last_checkpoint = "none yet"
         self._stop = stop or StopRequest()
+        self._accumulate = accumulate
+        self._max_grad_norm = max_grad_norm
         self._autocast_dtype = autocast_dtype
         self._device = next(model.parameters()).device
         self._batches: Iterator[Sequence[Mapping[str, Any]]] | None = None
@@ -101,7 +113,7 @@ class Trainer(TrainerBase):
                 stack.callback(hook.after_train)
 
     def run_step(self) -> None:
-        """One iteration.
+        """One iteration: the mean gradient of ``accumulate`` batches, and one step.
 
         Raises:
             NonFiniteError: on every rank, if a loss or gradient of any rank is not finite; on
@@ -109,31 +121,81 @@ class Trainer(TrainerBase):
                 they were before the step.
         """
         assert self.model.training, "the model was left in evaluation mode"
-        start = time.perf_counter()
-        batch = self._next_batch()
-        data_time = time.perf_counter() - start
+        self.optimizer.zero_grad()
+        batches, data_time = [], 0.0
+        for number in range(self._accumulate):
+            start = time.perf_counter()
+            batch = self._next_batch()
+            data_time += time.perf_counter() - start
+            # Ranks exchange gradients once, in the backward pass of the last batch.
+            is_last = number == self._accumulate - 1
+            with contextlib.nullcontext() if is_last else _unsynchronised(self.model):
+                losses = self._backward(batch)
+            batches.append(Batch(losses=losses, file_names=file_names(batch)))
+        self.after_backward()
+        self._accept_and_step(batches, data_time)
+
+    def _backward(self, batch: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
+        """Add this batch's share to the gradients, and return its losses.
+
+        Raises:
+            NonFiniteError: the model itself found NaN or Inf.
+        """
         try:
             losses = self._forward(batch)
         except FloatingPointError as error:  # of the RPN, which meets a divergence first
             raise NonFiniteError(
                 f"{error}; at iteration {self.iter} on rank {comm.get_rank()}, images "
-                f"{', '.join(_file_names(batch))}. Stopped before the step; last good checkpoint: "
+                f"{', '.join(file_names(batch))}. Stopped before the step; last good checkpoint: "
                 f"{self.last_checkpoint}"
             ) from error
-        self.optimizer.zero_grad()
         # Upstream's order of summation, by which the total is bit-identical.
         total = cast(Tensor, sum(losses.values()))
-        scaler = self.grad_scaler
-        (total if scaler is None else scaler.scale(total)).backward()
-        self.after_backward()
-        reports = self._exchange(losses, data_time)
-        self._require_finite(losses, reports, batch)
+        if self._accumulate > 1:
+            total = total / self._accumulate
+        (total if self.grad_scaler is None else self.grad_scaler.scale(total)).backward()
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def _accept_and_step(self, batches: Sequence[Batch], data_time: float) -> None:
+        """Update the weights, if every rank's losses and gradients are finite."""
+        losses = mean_losses(batches)
+        norm = self._gradient_norm()
+        reports = exchange(
+            list(losses.values()), norm, data_time=data_time, signum=self._stop.signum
+        )
+        self.stop_signum = max(report.signum for report in reports)
+        require_finite(
+            reports,
+            list(losses),
+            batches,
+            iteration=self.iter,
+            learning_rate=max(float(group["lr"]) for group in self.optimizer.param_groups),
+            last_checkpoint=self.last_checkpoint,
+        )
         self._put_metrics(list(losses), reports, data_time)
-        if scaler is None:
+        if self._max_grad_norm is not None:
+            clip_grads_with_norm_(self.model.parameters(), self._max_grad_norm, norm)
+        if self.grad_scaler is None:
             self.optimizer.step()
         else:
-            scaler.step(self.optimizer)
-            scaler.update()
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
+
+    def _gradient_norm(self) -> Tensor:
+        """The norm over all parameters, of gradients without the scaler's factor.
+
+        With a scaler only where it is clipped by: the scaler looks for overflow itself, and skips
+        such steps, which are marked by -1.
+        """
+        scaler = self.grad_scaler
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if not gradients or (scaler is not None and self._max_grad_norm is None):
+            return torch.zeros((), device=self._device)
+        if scaler is None:
+            return get_total_norm(gradients)
+        scaler.unscale_(self.optimizer)
+        norm = get_total_norm(gradients)
+        return torch.where(norm.isfinite(), norm, -1.0)
 
     def _next_batch(self) -> Sequence[Mapping[str, Any]]:
         """The next batch; starting the loader's workers draws from the generators, unseen."""
@@ -159,71 +221,43 @@ class Trainer(TrainerBase):
             output = self.model(batch)
         return {"total_loss": output} if isinstance(output, Tensor) else output
 
-    # ---------------------------------------------------------------- agreement
-
-    def _exchange(self, losses: Mapping[str, Tensor], data_time: float) -> list[list[float]]:
-        """Every rank's report: its losses, then gradient norm, data time, stop signal."""
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        if self.grad_scaler is not None or not gradients:
-            # The scaler looks for overflow itself, and skips such steps.
-            norm = torch.zeros((), device=self._device)
-        else:
-            norm = torch.nn.utils.get_total_norm(gradients)
-        values = [loss.detach().reshape(()) for loss in losses.values()]
-        on_device = torch.stack([v.double() for v in (*values, norm)])
-        host = torch.tensor([data_time, float(self._stop.signum)], dtype=torch.float64)
-        if comm.get_world_size() == 1:
-            reports = [on_device.tolist() + host.tolist()]
-        else:
-            mine = torch.cat([on_device, host.to(on_device.device)])
-            gathered = [torch.empty_like(mine) for _ in range(comm.get_world_size())]
-            dist.all_gather(gathered, mine)
-            reports = torch.stack(gathered).tolist()
-        self.stop_signum = max(int(report[-1]) for report in reports)
-        return reports
-
-    def _require_finite(
-        self,
-        losses: Mapping[str, Tensor],
-        reports: Sequence[Sequence[float]],
-        batch: Sequence[Mapping[str, Any]],
-    ) -> None:
-        bad = [r for r, report in enumerate(reports) if not all(map(math.isfinite, report))]
-        if not bad:
-            return
-        images = comm.all_gather(_file_names(batch))
-        # Gradients are averaged, so that one bad loss spoils those of every rank.
-        guilty = [r for r in bad if not all(map(math.isfinite, reports[r][: len(losses)]))]
-        rank = (guilty or bad)[0]
-        *values, norm, _, _ = reports[rank]
-        named = ", ".join(f"{k}={v:.6g}" for k, v in zip(losses, values, strict=True))
-        rate = max(float(group["lr"]) for group in self.optimizer.param_groups)
-        raise NonFiniteError(
-            f"loss or gradient is not finite at iteration {self.iter} on rank {rank} "
-            f"of {len(reports)}: {named}, gradient norm {norm:.6g}, learning rate {rate:.6g}, "
-            f"images {', '.join(images[rank])}. Stopped before the step; last good checkpoint: "
-            f"{self.last_checkpoint}. Likely causes: a learning rate too high for the batch size "
-            "or too short a warm-up; a broken annotation in these images; float16 overflow (use "
-            "train.amp.dtype=bf16). Then continue with --resume"
-        )
-
     def _put_metrics(
-        self, names: Sequence[str], reports: Sequence[Sequence[float]], data_time: float
+        self, names: Sequence[str], reports: Sequence[Report], data_time: float
     ) -> None:
         """Store the metrics under Detectron2's names; averages over ranks on the main process."""
         self.storage.put_scalar("rank_data_time", data_time)
         if not comm.is_main_process():
             return
-        self.storage.put_scalar("data_time", max(report[-2] for report in reports))
-        columns = list(zip(*reports, strict=True))[: len(names)]
+        self.storage.put_scalar("data_time", max(report.data_time for report in reports))
+        columns = list(zip(*(report.losses for report in reports), strict=True))
         mean = {k: float(np.mean(column)) for k, column in zip(names, columns, strict=True)}
         self.storage.put_scalar("total_loss", sum(mean.values()))
         if len(mean) > 1:
             for name, value in mean.items():
                 self.storage.put_scalar(name, value)
-        if self.grad_scaler is None:
-            self.storage.put_scalar("grad_norm", reports[0][-3])
+        norm = reports[0].grad_norm
+        if self.grad_scaler is None or (self._max_grad_norm is not None and norm >= 0):
+            self.storage.put_scalar("grad_norm", norm)
 
 
-def _file_names(batch: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [str(sample.get("file_name", "?")) for sample in batch]
+def mean_losses(batches: Sequence[Batch]) -> dict[str, Tensor]:
+    """The losses of an iteration, each the mean over its batches; a loss that one lacks is 0 there.
+
+    Args:
+        batches: at least one.
+    """
+    if len(batches) == 1:
+        return dict(batches[0].losses)
+    names = dict.fromkeys(name for batch in batches for name in batch.losses)
+    found = {name: [b.losses[name] for b in batches if name in b.losses] for name in names}
+    return {
+        name: torch.stack([loss.reshape(()).double() for loss in losses]).sum() / len(batches)
+        for name, losses in found.items()
+    }
+
+
+def _unsynchronised(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """A block in which backward passes leave the gradients of other ranks alone."""
+    if isinstance(model, DistributedDataParallel):
+        return model.no_sync()
+    return contextlib.nullcontext()

@@ -3,7 +3,8 @@
 
 The dictionary is Detectron2's (``model``, ``optimizer``, ``scheduler``, ``iteration``) plus
 ``vitdet_d2`` (what was trained on), ``sampler`` (position in the data), ``rng`` (per rank),
-``metrics`` (the window that smoothed metrics look back on) and, for float16, ``grad_scaler``.
+``metrics`` (the window that smoothed metrics look back on) and, where they are in use,
+``grad_scaler`` (float16) and ``ema`` (the model's state dict with averaged weights).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from torch import nn
 
 import vitdet_d2
 from vitdet_d2.engine import random_state
+from vitdet_d2.engine.ema import WeightAverage
 from vitdet_d2.engine.trainer import Trainer
 from vitdet_d2.errors import RecipeError, WeightsError
 
@@ -52,6 +54,8 @@ class TrainingParts:
         thing_classes: names, in the order of the model's outputs.
         dataset_ids: category ids of the data set, in the same order.
         recipe: as JSON, from which it can be run again (`recipe_json.to_json`).
+        accumulate: loader batches per iteration.
+        average: of the model's weights.
     """
 
     model: nn.Module
@@ -64,6 +68,8 @@ class TrainingParts:
     thing_classes: Sequence[str]
     dataset_ids: Sequence[int]
     recipe: str
+    accumulate: int = 1
+    average: WeightAverage | None = None
 
     def collect(self, trainer: Trainer) -> dict[str, Any]:
         """The state after the trainer's current iteration; called on every rank."""
@@ -73,14 +79,7 @@ class TrainingParts:
             "optimizer": self.optimizer.state_dict(),
             "scheduler": self.scheduler.state_dict(),
             "iteration": trainer.iter,
-            "vitdet_d2": {
-                "schema": SCHEMA,
-                "thing_classes": list(self.thing_classes),
-                "dataset_ids": [int(i) for i in self.dataset_ids],
-                "recipe": self.recipe,
-                "seed": self.seed,
-                "world_size": comm.get_world_size(),
-            },
+            "vitdet_d2": self._origin(),
             "rng": rng,
             "metrics": _recent_metrics(trainer.storage),
         }
@@ -88,7 +87,28 @@ class TrainingParts:
             state["sampler"] = dict(self.loader.state())
         if self.grad_scaler is not None:
             state["grad_scaler"] = self.grad_scaler.state_dict()
+        if self.average is not None:
+            state["ema"] = self.average.state_dict()
         return state
+
+    def collect_weights(self, iteration: int) -> dict[str, Any]:
+        """The weights that evaluations see, as a file of their own.
+
+        Args:
+            iteration: the last one completed.
+        """
+        weights = self.model if self.average is None else self.average
+        return {"model": weights.state_dict(), "iteration": iteration, "vitdet_d2": self._origin()}
+
+    def _origin(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "thing_classes": list(self.thing_classes),
+            "dataset_ids": [int(i) for i in self.dataset_ids],
+            "recipe": self.recipe,
+            "seed": self.seed,
+            "world_size": comm.get_world_size(),
+        }
 
     def restore(self, state: Mapping[str, Any]) -> int:
         """Load a collected state, the random generators excepted.
@@ -128,10 +148,33 @@ class TrainingParts:
         # The saved rate follows from the schedule; with another max_iter it would be wrong.
         for group, rate in zip(self.optimizer.param_groups, self.scheduler.get_lr(), strict=True):
             group["lr"] = rate
-        if self.grad_scaler is not None and "grad_scaler" in state:
-            self.grad_scaler.load_state_dict(state["grad_scaler"])
+        self._restore_optional(state)
         self._seek(start_iter, state.get("sampler"))
         return start_iter
+
+    def _restore_optional(self, state: Mapping[str, Any]) -> None:
+        """Load what only some runs have; says what starts anew.
+
+        Raises:
+            WeightsError: the average does not fit the model.
+        """
+        if self.grad_scaler is not None:
+            if "grad_scaler" in state:
+                self.grad_scaler.load_state_dict(state["grad_scaler"])
+            else:
+                logger.warning(
+                    "The checkpoint has no gradient scale; the search for it starts anew"
+                )
+        if self.average is None:
+            return
+        if "ema" not in state:
+            logger.warning("The checkpoint has no averaged weights; the average starts at its own")
+            self.average.restart()
+            return
+        try:
+            self.average.load_state_dict(state["ema"])
+        except ValueError as error:
+            raise WeightsError(f"checkpoint: {error}; was the recipe changed?") from error
 
     def _seek(self, start_iter: int, saved: Mapping[str, int] | None) -> None:
         """Bring the loader to the next batch, by its own record where there is one.
@@ -145,7 +188,7 @@ class TrainingParts:
             except ValueError as error:
                 raise RecipeError(f"--resume: dataloader.train: {error}") from error
         elif hasattr(self.loader, "seek"):
-            self.loader.seek(start_iter)
+            self.loader.seek(start_iter * self.accumulate)
 
     def _require_same_classes(self, saved: Sequence[str] | None) -> None:
         current = list(self.thing_classes)

@@ -2,5 +2,12 @@
 """What optimisers of the recipes need beyond Detectron2's own parts."""
 
 from vitdet_d2.solver.layer_decay import get_vit_lr_decay_rate, layer_decay
+from vitdet_d2.solver.scaling import ScaledKey, format_scaling, scale_recipe
 
-__all__ = ["get_vit_lr_decay_rate", "layer_decay"]
+__all__ = [
+    "ScaledKey",
+    "format_scaling",
+    "get_vit_lr_decay_rate",
+    "layer_decay",
+    "scale_recipe",
+]

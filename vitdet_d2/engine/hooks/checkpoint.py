@@ -12,7 +12,13 @@ from typing import Any
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 
-from vitdet_d2.engine.checkpoint_store import FINAL, CheckpointStore, CheckpointWriteError
+from vitdet_d2.engine.checkpoint_store import (
+    AVERAGE_FINAL,
+    FINAL,
+    CheckpointStore,
+    CheckpointWriteError,
+)
+from vitdet_d2.engine.manifest import Record
 from vitdet_d2.engine.trainer import Trainer
 from vitdet_d2.errors import StoppedBySignal, UserError
 
@@ -36,6 +42,7 @@ class CheckpointHook(HookBase):
         eval_period: int,
         collect_state: Callable[[Trainer], dict[str, Any]],
         meta: Mapping[str, Any],
+        collect_average: Callable[[int], dict[str, Any]] | None = None,
     ) -> None:
         """Remember what to save and when.
 
@@ -45,20 +52,24 @@ class CheckpointHook(HookBase):
             eval_period: that of the evaluation hook; 0 for none.
             collect_state: the state to save; called on every rank, used on the main process.
             meta: entries of the manifest.
+            collect_average: the averaged weights, given the iteration, which are saved at the end;
+                called on the main process alone.
         """
         self._store = store
         self._period = period
         self._eval_period = eval_period
         self._collect_state = collect_state
         self._meta = meta
+        self._collect_average = collect_average
 
     def before_train(self) -> None:
-        """Complete a run that was killed between its last checkpoint and the final copy."""
+        """Complete a run that was killed between its last checkpoint and the final copies."""
         is_complete = 0 < self.trainer.max_iter <= self.trainer.start_iter
         if is_complete and comm.is_main_process():
             last = Path(self.trainer.last_checkpoint)
             if last.name != FINAL:
                 self._store.save_final(last)
+            self._save_average(self.trainer.max_iter - 1)
 
     def after_step(self) -> None:
         """Save if it is due, then stop if a signal asks for it.
@@ -99,7 +110,22 @@ class CheckpointHook(HookBase):
     def _write(self, state: Mapping[str, Any], is_last: bool) -> Path:
         path = self._store.save(state, iteration=self.trainer.iter, meta=self._meta)
         logger.info("Saved %s", path)
-        return self._store.save_final(path) if is_last else path
+        if not is_last:
+            return path
+        final = self._store.save_final(path)
+        self._save_average(self.trainer.iter)
+        return final
+
+    def _save_average(self, iteration: int) -> None:
+        """Write the averaged weights to a file of their own, if they are not there yet."""
+        if self._collect_average is None:
+            return
+        saved = self._store.weights_record(AVERAGE_FINAL)
+        if isinstance(saved, Record) and saved.iteration == iteration:
+            return
+        state = self._collect_average(iteration)
+        path = self._store.save_weights(AVERAGE_FINAL, state, iteration=iteration, meta=self._meta)
+        logger.info("Saved %s, the averaged weights", path)
 
 
 def stop_message(signum: int, iteration: int, path: str) -> str:

@@ -31,6 +31,7 @@ class EvaluationHook(HookBase):
         *,
         record: Path,
         written: Collection[str] = (),
+        consider: Callable[[Mapping[str, float], int], None] | None = None,
     ) -> None:
         """Remember the function.
 
@@ -40,11 +41,14 @@ class EvaluationHook(HookBase):
             record: file that keeps the numbers of the latest evaluation and its iteration.
             written: names of the metrics that a resumed run's files already hold for the iteration
                 before its first.
+            consider: told the numbers, NaN included, and the iteration after which the weights are
+                as they were evaluated; called on every rank.
         """
         self._period = period
         self._evaluate = evaluate
         self._record = record
         self._written = written
+        self._consider = consider
 
     def before_train(self) -> None:
         """Complete what an interrupted run owes for its last iteration."""
@@ -54,6 +58,8 @@ class EvaluationHook(HookBase):
         numbers: Mapping[str, float] | None = comm.all_gather(self._recorded(done - 1))[0]
         if numbers is None:
             numbers = self._run(done - 1)
+        elif self._consider is not None:  # the run may have ended before that
+            self._consider(numbers if comm.is_main_process() else {}, done - 1)
         self._put({k: v for k, v in numbers.items() if k not in self._written}, done - 1)
 
     def after_step(self) -> None:
@@ -80,6 +86,8 @@ class EvaluationHook(HookBase):
                 content = {"iteration": iteration, "metrics": numbers}
                 file.write(json.dumps(content).encode("ascii"))
         comm.synchronize()
+        if self._consider is not None:
+            self._consider(flat, min(iteration, self.trainer.max_iter - 1))
         return numbers
 
     def _recorded(self, iteration: int) -> dict[str, float] | None:

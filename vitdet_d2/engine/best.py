@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps the weights that scored highest in an evaluation: ``model_best.pth``.
+
+The file's manifest holds the metric, its value and the iteration, and so survives what the run
+does not.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import detectron2.evaluation
+from detectron2.utils import comm
+from detectron2.utils.registry import locate
+from omegaconf import DictConfig
+
+from vitdet_d2.engine.checkpoint_store import BEST, CheckpointStore, CheckpointWriteError
+from vitdet_d2.errors import RecipeError, UserError
+
+logger = logging.getLogger(__name__)
+
+_SIZES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+_TASKS = ("bbox", "segm")
+
+
+class BestWeights:
+    """Writes the weights whenever the metric is higher than ever before; NaN never is."""
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        metric: str,
+        *,
+        collect_weights: Callable[[int], dict[str, Any]],
+        meta: Mapping[str, Any],
+    ) -> None:
+        """Remember what to watch; nothing is read yet.
+
+        Args:
+            store: of the run.
+            metric: its name in the results of evaluation, ``task/metric``; higher is better.
+            collect_weights: the weights that were evaluated, given the iteration; called on the
+                main process alone.
+            meta: entries of the manifest.
+        """
+        self._store = store
+        self._metric = metric
+        self._collect_weights = collect_weights
+        self._meta = meta
+        self._highest = -math.inf
+
+    def recall(self) -> None:
+        """Take up the best value of the run so far; main process only.
+
+        A file that is missing or damaged counts for nothing, and neither does one by another
+        metric; both are said.
+        """
+        record = self._store.weights_record(BEST)
+        if record is None:
+            return
+        if isinstance(record, str):
+            logger.warning("%s is forgotten: %s", BEST, record)
+            return
+        best = record.manifest.get("best", {})
+        if best.get("metric") != self._metric:
+            logger.warning(
+                "%s is by %s, not by %s; the next evaluation replaces it",
+                BEST,
+                best.get("metric"),
+                self._metric,
+            )
+            return
+        self._highest = float(best["value"])
+
+    def consider(self, numbers: Mapping[str, float], iteration: int) -> None:
+        """Save the weights if they are the best; called on every rank.
+
+        Args:
+            numbers: flat results of the evaluation; empty on all but the main process.
+            iteration: the one after which the weights are as they were evaluated.
+
+        Raises:
+            RecipeError: on every rank, if there is no such metric.
+            CheckpointWriteError: on every rank, if the file system refused.
+        """
+        failure: UserError | None = None
+        if comm.is_main_process() and numbers:
+            try:
+                self._consider(numbers, iteration)
+            except UserError as error:
+                failure = error
+        is_recipe, message = comm.all_gather(
+            (isinstance(failure, RecipeError), str(failure or ""))
+        )[0]
+        if message:
+            raise (RecipeError if is_recipe else CheckpointWriteError)(message) from failure
+
+    def _consider(self, numbers: Mapping[str, float], iteration: int) -> None:
+        if self._metric not in numbers:
+            error = unknown_metric(self._metric, numbers)
+            raise error
+        value = float(numbers[self._metric])
+        if not value > self._highest or not math.isfinite(value):
+            logger.info("%s %.4g; the best is %.4g", self._metric, value, self._highest)
+            return
+        path = self._store.save_weights(
+            BEST,
+            self._collect_weights(iteration),
+            iteration=iteration,
+            meta={**self._meta, "best": {"metric": self._metric, "value": value}},
+        )
+        self._highest = value
+        logger.info(
+            "%s %.4g after iteration %d is the best so far; saved %s",
+            self._metric,
+            value,
+            iteration,
+            path,
+        )
+
+
+def require_metric(cfg: DictConfig, metric: str, thing_classes: Sequence[str]) -> None:
+    """Refuse a metric that the recipe's evaluator never has, where that can be known beforehand.
+
+    Args:
+        cfg: a recipe.
+        metric: ``train.best_metric``.
+        thing_classes: names of the data set's classes.
+
+    Raises:
+        RecipeError: there is no such metric, or no evaluator.
+    """
+    node = cfg.dataloader.get("evaluator")
+    if node is None:
+        raise RecipeError(
+            f"train.best_metric={metric}: the recipe has no dataloader.evaluator, so nothing is "
+            "measured; add one, or set train.best_metric=null"
+        )
+    target = node.get("_target_")
+    target = locate(target) if isinstance(target, str) else target
+    if not isinstance(target, type):
+        return
+    sizes: Sequence[str]
+    if issubclass(target, detectron2.evaluation.COCOEvaluator):
+        sizes = (*_SIZES, *(f"AP-{name}" for name in thing_classes))
+    elif issubclass(target, getattr(detectron2.evaluation, "LVISEvaluator", ())):
+        sizes = (*_SIZES, "APr", "APc", "APf")
+    else:
+        return
+    known = [f"{task}/{size}" for task in node.get("tasks") or _TASKS for size in sizes]
+    if metric not in known:
+        error = unknown_metric(metric, known)
+        raise error
+
+
+def unknown_metric(metric: str, available: Iterable[str]) -> RecipeError:
+    """Return the error that lists what there is, one name for all classes.
+
+    Args:
+        metric: ``train.best_metric``.
+        available: names of metrics.
+    """
+    shown = dict.fromkeys(
+        f"{name.partition('/AP-')[0]}/AP-CLASS" if "/AP-" in name else name for name in available
+    )
+    return RecipeError(
+        f"train.best_metric: there is no metric {metric!r}; there are {', '.join(shown)}"
+    )
