@@ -44,7 +44,7 @@ def test_gradients_are_the_mean_over_processes_and_their_batches(
     for rank in (0, 1):
         both = torch.load(out / f"rank_{rank}.pth")
         # One bucket of gradients, exchanged once for all batches.
-        assert (out / f"exchanges_{rank}").read_text() == "1"
+        assert (out / f"exchanges_rank_{rank}").read_text() == "1"
         assert both.keys() == single[0].keys()
         for name, gradient in both.items():
             mean = sum(one[name] for one in single) / len(single)

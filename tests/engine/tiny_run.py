@@ -320,6 +320,6 @@ def gradients(
     if world_size > 1:
         wrapped.register_comm_hook(None, counting)
     Trainer(wrapped, batches, optimizer, accumulate=accumulate).train(0, 1)
-    Path(folder, f"exchanges_{rank}").write_text(str(len(exchanges)))
     name = f"rank_{rank}" if batch is None else f"single_{batch}"
+    Path(folder, f"exchanges_{name}").write_text(str(len(exchanges)))
     torch.save({k: p.grad for k, p in model.named_parameters()}, f"{folder}/{name}.pth")
