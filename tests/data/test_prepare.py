@@ -157,7 +157,7 @@ def _stray_category(document: dict[str, Any]) -> None:
         (_swap_names, "classes of .* differ: class 0 is 'cat' and 'dog'; class 1 is 'dog' and"),
         (_other_name, "differ: only in the first: 'dog'; only in the second: 'wolf'; give both"),
         (_crowds_only, "nothing to train on: .* 2 images: 0 with instances, 2 with crowds only"),
-        (_no_masks, r"3 instances have no 'segmentation'.*use_instance_mask=False"),
+        (_no_masks, r"3 instances have no 'segmentation'.*use_instance_mask=false"),
         (_stray_category, r"annotation 2 \(image 10\): category_id 333 is not in 'categories'"),
     ],
 )
@@ -179,6 +179,25 @@ def test_boxes_only_need_no_masks(data: Path) -> None:
     cfg = _recipe(train_json=str(data), val_json=str(data))
     cfg.dataloader.train.mapper.use_instance_mask = False
     assert prepare_datasets(cfg).thing_classes == ("cat", "dog")
+
+
+def test_scoring_masks_needs_masks(data: Path) -> None:
+    document = good()
+    _no_masks(document)
+    _write(data, document, "annotations/instances_val.json", "images/val")
+
+    def prepare(heads: dict[str, Any], evaluator: dict[str, Any]) -> None:
+        cfg = _recipe(train_json=str(data), val_json=str(data))
+        cfg.model.roi_heads.update(heads)
+        cfg.dataloader.evaluator.update(evaluator)
+        prepare_datasets(cfg)
+
+    message = r"3 instances have no 'segmentation'.*\+dataloader\.evaluator\.tasks=\[bbox\]"
+    for tasks in (None, ["bbox", "segm"]):
+        with pytest.raises(DataError, match=message):
+            prepare({"mask_in_features": ["p2"]}, {"tasks": tasks})
+    prepare({"mask_in_features": ["p2"]}, {"tasks": ["bbox"]})
+    prepare({"mask_in_features": None}, {})
 
 
 def test_run_length_masks_need_bitmasks(data: Path) -> None:

@@ -5,9 +5,8 @@ Data sets named by ``data.*`` are registered and put into the recipe, all data s
 checked, and the number of classes follows the annotation files. Recipe keys read, all optional:
 ``data.{train_json, train_images, val_json, val_images, keep_empty}``,
 ``dataloader.{train,test}.dataset.{names, filter_empty}``,
-``dataloader.train.mapper.{use_instance_mask, instance_mask_format}``,
 ``dataloader.evaluator.{_target_, dataset_name}``, ``model.roi_heads.num_classes`` and the same key
-of its heads, their ``fed_loss_num_classes``, ``model.num_classes``.
+of its heads, their ``fed_loss_num_classes``, ``model.num_classes``, and what ``mask_demand`` reads.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from ..errors import DataError
 from .cache import cache_folder
 from .digits import build_digits, register_digits
 from .lvis_recipe import check_evaluators, limit_federated_classes
+from .mask_demand import check_evaluation_masks, check_training_masks
 from .registration import (
     CheckedData,
     CocoFiles,
@@ -94,6 +94,8 @@ def prepare_datasets(cfg: DictConfig, *, training: bool = True) -> DatasetInfo:
     check_evaluators(cfg, (data.report for data in used if data.split == "val" and data.report))
     if training:
         _check_training_data(cfg, used)
+    scored = [data.report for data in used if data.split == "val" and data.report is not None]
+    check_evaluation_masks(cfg, scored)
     for name in sorted({data.name for data in used}):
         _log_data(next(data for data in used if data.name == name))
     if first is not None:
@@ -304,27 +306,7 @@ def _check_training_data(cfg: DictConfig, used: list[_Used]) -> None:
     if len(known) == len(reports) and not any(report.num_usable for report in known):
         details = "; ".join(f"{report.source}: {report.breakdown}" for report in known)
         raise DataError(f"nothing to train on: {details}; annotate some images")
-    mapper = OmegaConf.select(cfg, "dataloader.train.mapper")
-    if not isinstance(mapper, DictConfig) or not mapper.get("use_instance_mask"):
-        return
-    recomputes = mapper.get("recompute_boxes")
-    also = "dataloader.train.mapper.recompute_boxes=False " if recomputes else ""
-    for report in known:
-        if report.num_without_mask:
-            raise DataError(
-                f"{report.source}: {report.num_without_mask} instances have no 'segmentation', but "
-                "the recipe trains masks; add them, or train boxes only with "
-                f"dataloader.train.mapper.use_instance_mask=False {also}"
-                "model.roi_heads.mask_in_features=null"
-            )
-    packed = sum(report.num_rle_masks for report in known)
-    if packed and mapper.get("instance_mask_format", "polygon") == "polygon":
-        logger.warning(
-            "%d masks are run lengths, not polygons; "
-            "dataloader.train.mapper.instance_mask_format is set to 'bitmask'",
-            packed,
-        )
-        OmegaConf.update(mapper, "instance_mask_format", "bitmask", force_add=True)
+    check_training_masks(cfg, known)
 
 
 def _log_data(data: _Used) -> None:
