@@ -39,6 +39,10 @@ class DownloadError(UserError):
     """A file that cannot be fetched now: no network, a server in trouble, or a full disk."""
 
 
+class ArgumentError(ValueError, AssertionError):
+    """A wrong argument where Detectron2 asserts: callers that catch either kind catch this one."""
+
+
 class StoppedBySignal(RuntimeError):  # noqa: N818  (an outcome, not a fault)
     """A run that a signal ended after its state was saved."""
 

@@ -6,6 +6,9 @@ PYTHONPATH=DETECTRON2_CHECKOUT VITDET_D2_RUNTIME=installed pytest tests/parity/t
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from itertools import islice
 from pathlib import Path
 
@@ -46,6 +49,34 @@ def test_training_order(grouping, num_workers):
     )
     ours = build_detection_train_loader(records, seed=5, **arguments)
     assert list(islice(ours, 40)) == list(islice(theirs, 40))
+
+
+def test_draws_of_extent_and_lighting():
+    """In a process of its own the bundled runtime draws the same numbers."""
+    code = """
+import vitdet_d2, numpy as np, sys
+from detectron2.data import transforms as T
+image = np.arange(40 * 30 * 3).reshape(40, 30, 3).astype(np.uint8)
+np.random.seed(4)
+for augmentation in (T.RandomExtent((0.3, 1.6), (0.5, 0.4)), T.RandomLighting(40.0)) * 3:
+    transform = augmentation.get_transform(image)
+    print(transform.apply_image(image).tolist())
+    points = transform.apply_coords(np.array([[3.0, 4.0], [20.0, 9.0]]))
+    print([f"{v:.3f}" for v in points.flat])  # theirs are float32
+"""
+    outputs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "VITDET_D2_RUNTIME": runtime},
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for runtime in ("bundled", "installed")
+    ]
+    assert outputs[0] == outputs[1]
+    assert len(outputs[0].splitlines()) == 12
 
 
 def _area(polygons):

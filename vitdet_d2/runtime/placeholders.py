@@ -22,7 +22,6 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
         "transform_keypoint_annotations",
         "transform_proposals",
     ),
-    "detectron2.data.transforms": ("RotationTransform",),
     "detectron2.evaluation": (
         "COCOPanopticEvaluator",
         "CityscapesInstanceEvaluator",
@@ -54,6 +53,7 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
         "nms_rotated",
         "roi_align_rotated",
     ),
+    "detectron2.layers.mask_ops": ("pad_masks", "paste_mask_in_image_old", "scale_boxes"),
     "detectron2.layers.nms": ("batched_nms_rotated", "nms_rotated"),
     "detectron2.layers.roi_align_rotated": ("ROIAlignRotated", "roi_align_rotated"),
     "detectron2.layers.rotated_boxes": ("pairwise_iou_rotated",),

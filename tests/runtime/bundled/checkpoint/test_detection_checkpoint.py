@@ -115,11 +115,13 @@ def test_names_that_end_alike(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     path = tmp_path / "encoder.pth"
     torch.save({"model": encoder}, path)
     model = Detector()
+    caplog.set_level("INFO")
     DetectionCheckpointer(model).load(f"{path}?matching_heuristics=True")
     block = model.backbone["net"]["blocks"][0]
     assert block["norm1"].weight.tolist() == [5] * 4
     assert block["norm1"].bias.tolist() == [6] * 4
     assert "blocks.0.fc.weight is not loaded: its shape is (3, 4)" in caplog.text
+    assert "2 of 8 tensors of the model found, all of them below 'backbone.net" in caplog.text
     # The ViT's own final norm has no place here; by its name alone it would fit the pyramid's.
     assert model.backbone["pyramid"]["norm"].weight.tolist() == [1] * 4
     # Without the query, names must agree in full.

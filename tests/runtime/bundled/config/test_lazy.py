@@ -149,7 +149,7 @@ def test_star_import_brings_everything(recipes: Path) -> None:
 
 
 BAD_IMPORTS = {
-    "from . import common": "a recipe can import recipe files only",
+    "from . import common": "a relative import in a recipe names a recipe file",
     "from .common import base": r"common is a folder, not a recipe file",
     "from .nothing import x": r"nothing.py does not exist",
     "from .common.base import nope": r"cannot import name 'nope' from the recipe .*base.py",

@@ -153,7 +153,8 @@ def test_conversion_of_other_boxes():
                     "bbox": np.array([1.00049, 2, 4, 5.5]),
                     "bbox_mode": BoxMode.XYXY_ABS,
                     "category_id": 0,
-                }
+                },
+                {"bbox": [5, 4, 3, 2, 30.0], "bbox_mode": BoxMode.XYWHA_ABS, "category_id": 0},
             ],
         }
     ]
@@ -166,7 +167,8 @@ def test_conversion_of_other_boxes():
     finally:
         DatasetCatalog.remove(NAME)
         MetadataCatalog.remove(NAME)
-    (annotation,) = document["annotations"]
+    annotation, rotated = document["annotations"]
+    assert (rotated["bbox"], rotated["area"]) == ([5, 4, 3, 2, 30], 6)
     assert annotation["bbox"] == [1.0, 2.0, 3.0, 3.5]
     assert annotation["area"] == pytest.approx(2.99951 * 3.5)
     assert annotation["image_id"] == document["images"][0]["id"] == 0

@@ -12,6 +12,7 @@ from detectron2.data.common import (
     DatasetFromList,
     MapDataset,
     ToIterableDataset,
+    set_default_dataset_from_list_serialize_method,
 )
 from torch.utils.data import DataLoader, IterableDataset, SequentialSampler
 
@@ -92,3 +93,30 @@ def test_groups_wide_and_tall():
     samples = [{"width": w, "height": h} for w, h in sizes]
     batches = list(AspectRatioGroupedDataset(samples, 2))
     assert batches == [[samples[1], samples[2]], [samples[0], samples[3]]]
+
+
+def test_groups_keep_what_is_left_over_for_the_next_iteration():
+    sizes = [(2, 1), (1, 2), (2, 1), (1, 2), (2, 1)]
+    samples = [{"width": w, "height": h, "id": i} for i, (w, h) in enumerate(sizes)]
+    grouped = AspectRatioGroupedDataset(samples, 2)
+    assert next(iter(grouped))[0]["id"] == 0  # left at the first batch: 1 is kept
+    second = [[sample["id"] for sample in batch] for batch in grouped]
+    assert second == [[1, 1], [0, 2]]
+    assert [[s["id"] for s in bucket] for bucket in grouped._buckets] == [[3], [4]]
+
+
+def test_default_storage_can_be_changed_for_a_while():
+    with set_default_dataset_from_list_serialize_method(tuple):
+        changed = DatasetFromList([[1], [2]], serialize=True)
+        assert DatasetFromList([[1]], serialize=False)._lst == [[1]]
+    assert changed._lst == ([1], [2])
+    assert not isinstance(DatasetFromList([[1]], serialize=True)._lst, tuple)
+    with pytest.raises(KeyError), set_default_dataset_from_list_serialize_method(tuple):
+        raise KeyError
+    assert not isinstance(DatasetFromList([[1]], serialize=True)._lst, tuple)
+
+
+def test_mapped_data_set_with_a_lambda_survives_pickling():
+    pytest.importorskip("cloudpickle")
+    again = pickle.loads(pickle.dumps(MapDataset([1, 2], lambda n: n * 10)))
+    assert [again[0], again[1]] == [10, 20]

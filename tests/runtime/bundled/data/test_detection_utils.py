@@ -233,3 +233,26 @@ def test_metadata_must_agree():
     finally:
         for name in ("test_meta_a", "test_meta_b", "test_meta_c"):
             MetadataCatalog.remove(name)
+
+
+def test_crop_around_an_object_holds_its_centre():
+    object_ = {"bbox": [60, 10, 20, 40], "bbox_mode": BoxMode.XYWH_ABS}  # centre (70, 30)
+    seen = set()
+    for _ in range(200):
+        crop = utils.gen_crop_transform_with_instance((20, 30), (50, 90), object_)
+        assert (crop.w, crop.h) == (30, 20)
+        assert 0 <= crop.x0 <= 70 <= crop.x0 + crop.w <= 90 + 10
+        assert crop.x0 + crop.w <= 90
+        assert 0 <= crop.y0 <= 30 <= crop.y0 + crop.h <= 50
+        seen.add((crop.x0, crop.y0))
+    assert len(seen) > 50
+
+
+@pytest.mark.parametrize(
+    ("window", "image", "match"),
+    [((10, 10), (25, 90), "is outside of"), ((60, 10), (50, 90), "does not fit an image of")],
+)
+def test_crop_around_an_object_refuses_what_cannot_be(window, image, match):
+    object_ = {"bbox": [60, 10, 80, 50], "bbox_mode": BoxMode.XYXY_ABS}
+    with pytest.raises(AssertionError, match=match):
+        utils.gen_crop_transform_with_instance(window, image, object_)

@@ -8,12 +8,14 @@ from itertools import islice
 import pytest
 import torch
 from detectron2.data.samplers import (
+    GroupedBatchSampler,
     InferenceSampler,
     RandomSubsetTrainingSampler,
     RepeatFactorTrainingSampler,
     TrainingSampler,
 )
 from detectron2.utils import comm
+from torch.utils.data import SequentialSampler
 
 
 def _as_process(monkeypatch, rank: int, world_size: int) -> None:
@@ -92,3 +94,14 @@ def test_inference_covers_everything_once(monkeypatch, size, world_size):
         assert len(sampler) == len(shares[-1])
     assert [i for share in shares for i in share] == list(range(size))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_grouped_batches_fill_up_in_order():
+    groups = [7, 7, 3, 7, 3, 3, 7]
+    sampler = GroupedBatchSampler(SequentialSampler(groups), groups, 2)
+    assert list(sampler) == [[0, 1], [2, 4], [3, 6]]
+    assert list(sampler) == [[0, 1], [5, 2], [4, 5], [3, 6]]  # 5 was left over
+    with pytest.raises(TypeError, match="has no length"):
+        len(sampler)
+    with pytest.raises(ValueError, match="must be a torch Sampler, got list"):
+        GroupedBatchSampler([0, 1], groups, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from detectron2.data import transforms as T
 from PIL import Image
 
@@ -239,3 +240,73 @@ def test_protocol_errors():
 def test_input_must_be_an_image(image, error, message):
     with pytest.raises(error, match=message):
         T.AugInput(image)
+
+
+@pytest.mark.parametrize("channels", [0, slice(1), slice(3)])
+def test_extent_of_whole_pixels_is_a_crop_that_may_stick_out(channels):
+    image = pixels(6, 8)[:, :, channels]
+    inside = T.ExtentTransform((2, 1, 7, 5), (4, 5))
+    np.testing.assert_array_equal(inside.apply_image(image), image[1:5, 2:7])
+    outside = T.ExtentTransform((-1, -2, 3, 2), (4, 4), fill=9).apply_image(image)
+    assert outside.shape == (4, 4, *image.shape[2:])
+    np.testing.assert_array_equal(outside[2:, 1:], image[:2, :3])
+    assert (outside[:2] == 9).all()
+    assert (outside[:, 0] == 9).all()
+
+
+def test_extent_moves_points_and_labels_along():
+    transform = T.ExtentTransform((2, 1, 6, 5), (8, 8))
+    corners = np.array([[2, 1], [6, 5], [4, 3]])
+    assert transform.apply_coords(corners).tolist() == [[0, 0], [8, 8], [4, 4]]
+    labels = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    expected = labels[1:5, 2:6].repeat(2, axis=0).repeat(2, axis=1)
+    np.testing.assert_array_equal(transform.apply_segmentation(labels), expected)
+
+
+def test_random_extent_ranges():
+    image = pixels(20, 40)
+    for _ in range(50):
+        x0, y0, x1, y1 = T.RandomExtent((0.5, 2.0), (0.2, 0.1)).get_transform(image).src_rect
+        assert 20 <= x1 - x0 <= 80
+        assert (x1 - x0) / (y1 - y0) == pytest.approx(2)
+        assert abs((x0 + x1) / 2 - 20) <= 4
+        assert abs((y0 + y1) / 2 - 10) <= 1
+    still = T.RandomExtent((1, 1), (0, 0)).get_transform(image)
+    assert still.output_size == (20, 40)
+    np.testing.assert_array_equal(still.apply_image(image), image)
+
+
+def test_lighting_adds_one_colour_along_the_components():
+    image = pixels(5, 6).astype(np.float64)
+    np.random.seed(3)
+    colour = T.RandomLighting(2.0).get_transform(image).apply_image(image) - image
+    np.random.seed(3)
+    weights = np.random.normal(scale=2.0, size=3) * [0.2175, 0.0188, 0.0045]
+    components = [[-0.5675, -0.5808, -0.5836], [0.7192, -0.0045, -0.6948], [0.4009, -0.814, 0.4203]]
+    expected = sum(w * np.array(c) for w, c in zip(weights, components, strict=True))
+    np.testing.assert_allclose(colour, np.broadcast_to(expected, image.shape), atol=1e-4)
+    with pytest.raises(ValueError, match="RandomLighting needs an RGB image"):
+        T.RandomLighting(1.0).get_transform(image[..., :1])
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_scripted_output_shape_is_the_same():
+    def shape(height: int, width: int) -> tuple[int, int]:
+        return T.ResizeShortestEdge.get_output_shape(height, width, 80, 133)
+
+    scripted = torch.jit.script(shape)
+    for height, width in [(10, 10), (8, 100), (480, 641), (641, 480)]:
+        assert scripted(height, width) == shape(height, width)
+
+
+def test_wrong_arguments_are_assertions_too():
+    """Projects written for Detectron2, which asserts, may catch AssertionError."""
+    with pytest.raises(AssertionError, match=r"prob must be in \[0, 1\], got 1.1"):
+        T.RandomApply(T.NoOpTransform(), prob=1.1)
+    with pytest.raises(AssertionError, match="RandomFlip needs exactly one"):
+        T.RandomFlip(0.5, vertical=True)
+
+
+def test_list_of_augmentations_shows_them():
+    shown = repr(T.AugmentationList([T.RandomFlip(prob=0.25), T.Resize(3)]))
+    assert shown == "AugmentationList[RandomFlip(prob=0.25), Resize(shape=(3, 3))]"

@@ -9,6 +9,7 @@ Source: the behaviour of detectron2 ``checkpoint/c2_model_loading.py``.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -70,8 +71,17 @@ def align_and_update_state_dicts(
     if not places:
         logger.warning("no name of the file fits the model")
     else:
-        logger.info("%d of %d tensors of the model found", len(places), len(model_state_dict))
+        logger.info(
+            "%d of %d tensors of the model found, all of them below '%s'",
+            len(places),
+            len(model_state_dict),
+            _longest_common_prefix_str(list(places.values())).rpartition(".")[0],
+        )
     return {places.get(name, name): value for name, value in available.items()}
+
+
+def _longest_common_prefix_str(names: list[str]) -> str:
+    return os.path.commonprefix(names)  # noqa: RUF071  (characters, not folders, are wanted)
 
 
 def _endings(name: str) -> Iterator[str]:

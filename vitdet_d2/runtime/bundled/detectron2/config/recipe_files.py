@@ -88,8 +88,8 @@ def _recipe_import(
 def _imported_file(importer: str, name: str, level: int) -> str:
     if not name:
         raise ImportError(
-            f"{importer}: a recipe can import recipe files only; write `from .file import name` "
-            "in place of `from . import file`"
+            f"{importer}: a relative import in a recipe names a recipe file, not a folder; write "
+            "`from .file import name` in place of `from . import file`"
         )
     folder = posixpath.dirname(importer)
     for _ in range(level - 1):

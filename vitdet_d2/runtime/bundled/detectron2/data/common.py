@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy as copy_module
 import logging
 import pickle
@@ -12,9 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from detectron2.utils.serialize import PicklableWrapper
 from torch.utils.data import Dataset, IterableDataset, Sampler, get_worker_info
 
-__all__ = ["AspectRatioGroupedDataset", "DatasetFromList", "MapDataset", "ToIterableDataset"]
+__all__ = [
+    "AspectRatioGroupedDataset",
+    "DatasetFromList",
+    "MapDataset",
+    "ToIterableDataset",
+    "set_default_dataset_from_list_serialize_method",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +38,7 @@ class _MapIterableDataset(IterableDataset):
             map_func: applied to every element.
         """
         self._dataset = dataset
-        self._map_func = map_func
+        self._map_func = PicklableWrapper(map_func)  # a lambda may go to spawned workers too
 
     def __len__(self) -> int:
         return len(self._dataset)  # type: ignore[arg-type]
@@ -63,10 +71,10 @@ class MapDataset(Dataset):
 
         Args:
             dataset: map-style or iterable.
-            map_func: applied to every element; must be picklable where workers are spawned.
+            map_func: applied to every element.
         """
         self._dataset = dataset
-        self._map_func = map_func
+        self._map_func = PicklableWrapper(map_func)  # a lambda may go to spawned workers too
         self._rng = random.Random(42)  # its own: drawing a substitute must not shift other numbers
         self._failed: set[int] = set()
 
@@ -120,6 +128,25 @@ class _PickledList(Sequence[Any]):
         return pickle.loads(self._bytes[start : self._ends[index].item()].numpy().data)
 
 
+_Serialize = Callable[[Sequence[Any]], Sequence[Any]]
+_default_serialize: _Serialize = _PickledList
+
+
+@contextlib.contextmanager
+def set_default_dataset_from_list_serialize_method(new: _Serialize) -> Iterator[None]:
+    """Change what ``DatasetFromList(..., serialize=True)`` stores lists with, inside a ``with``.
+
+    Args:
+        new: makes a sequence of a list, for example one in shared memory.
+    """
+    global _default_serialize
+    previous, _default_serialize = _default_serialize, new
+    try:
+        yield
+    finally:
+        _default_serialize = previous
+
+
 class DatasetFromList(Dataset):
     """A list as a data set, stored as bytes so that loader workers share the memory."""
 
@@ -127,7 +154,7 @@ class DatasetFromList(Dataset):
         self,
         lst: Sequence[Any],
         copy: bool = True,
-        serialize: bool | Callable[[Sequence[Any]], Sequence[Any]] = True,
+        serialize: bool | _Serialize = True,
     ) -> None:
         """Store the list.
 
@@ -145,7 +172,7 @@ class DatasetFromList(Dataset):
         self._copy = copy
         self._lst = lst
         if self._serialize:
-            self._lst = serialize(lst) if callable(serialize) else _PickledList(lst)
+            self._lst = serialize(lst) if callable(serialize) else _default_serialize(lst)
 
     def __len__(self) -> int:
         return len(self._lst)
@@ -210,12 +237,14 @@ class AspectRatioGroupedDataset(IterableDataset):
         """
         self.dataset = dataset
         self.batch_size = batch_size
+        # Tall, wide: what an iteration leaves over begins the batches of the next one.
+        self._buckets: list[list[dict[str, Any]]] = [[], []]
 
     def __iter__(self) -> Iterator[list[dict[str, Any]]]:
-        groups: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
         for sample in self.dataset:
-            wide = sample["width"] > sample["height"]
-            groups[wide].append(sample)
-            if len(groups[wide]) == self.batch_size:
-                batch, groups[wide] = groups[wide], []
+            wide = int(sample["width"] > sample["height"])
+            self._buckets[wide].append(sample)
+            if len(self._buckets[wide]) == self.batch_size:
+                # Emptied first: the caller may never come back from the yield.
+                batch, self._buckets[wide] = self._buckets[wide], []
                 yield batch

@@ -15,7 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vitdet_d2.runtime.absent import absent_attribute
+
 __all__ = ["paste_masks_in_image"]
+
+__getattr__ = absent_attribute(__name__)
 
 BYTES_PER_FLOAT = 4
 GPU_MEM_LIMIT = 1024**3  # bytes of one chunk's float masks on an accelerator

@@ -213,13 +213,17 @@ def convert_to_coco_dict(dataset_name: str) -> dict[str, Any]:
 
 
 def _coco_geometry(annotation: dict[str, Any]) -> dict[str, Any]:
-    """Return ``bbox`` (XYWH), ``area``, ``iscrowd`` and perhaps ``segmentation``."""
+    """Return ``bbox``, ``area``, ``iscrowd`` and perhaps ``segmentation``.
+
+    The box is XYWH; one with an angle stays as it is (XYWHA), as tools for such boxes expect.
+    """
     box = np.asarray(annotation["bbox"], dtype=np.float64).tolist()
-    box = BoxMode.convert(box, annotation["bbox_mode"], BoxMode.XYWH_ABS)
+    if annotation["bbox_mode"] != BoxMode.XYWHA_ABS:
+        box = BoxMode.convert(box, annotation["bbox_mode"], BoxMode.XYWH_ABS)
     geometry: dict[str, Any] = {
         # three decimals, as COCO's own files have at most
         "bbox": [round(float(value), 3) for value in box],
-        "area": float(box[2] * box[3]),
+        "area": float(box[2] * box[3]),  # in both conventions
         "iscrowd": int(annotation.get("iscrowd", 0)),
     }
     segmentation = annotation.get("segmentation")

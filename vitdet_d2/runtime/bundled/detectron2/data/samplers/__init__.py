@@ -9,10 +9,12 @@ from detectron2.data.samplers.distributed_sampler import (
     RepeatFactorTrainingSampler,
     TrainingSampler,
 )
+from detectron2.data.samplers.grouped_batch_sampler import GroupedBatchSampler
 
 from vitdet_d2.runtime.absent import absent_attribute
 
 __all__ = [
+    "GroupedBatchSampler",
     "InferenceSampler",
     "RandomSubsetTrainingSampler",
     "RepeatFactorTrainingSampler",

@@ -20,6 +20,8 @@ from detectron2.utils import comm
 from torch import Tensor
 from torch.utils.data import Sampler
 
+from vitdet_d2.errors import ArgumentError
+
 __all__ = [
     "InferenceSampler",
     "RandomSubsetTrainingSampler",
@@ -75,12 +77,12 @@ class TrainingSampler(_EndlessSampler):
 
         Raises:
             TypeError: ``size`` is no int.
-            ValueError: ``size`` is not positive.
+            ArgumentError: ``size`` is not positive.
         """
         if not isinstance(size, int):
             raise TypeError(f"TrainingSampler: size must be an int, got {type(size).__name__}")
         if size <= 0:
-            raise ValueError(f"TrainingSampler: size must be positive, got {size}")
+            raise ArgumentError(f"TrainingSampler: size must be positive, got {size}")
         super().__init__(shuffle, seed)
         self._size = size
 
@@ -109,11 +111,11 @@ class RandomSubsetTrainingSampler(TrainingSampler):
             seed_subset: seed of the choice; None: drawn at random.
 
         Raises:
-            ValueError: the ratio is outside (0, 1], or leaves nothing.
+            ArgumentError: the ratio is outside (0, 1], or leaves nothing.
         """
         super().__init__(size, shuffle, seed_shuffle)
         if not (0 < subset_ratio <= 1 and int(size * subset_ratio)):
-            raise ValueError(
+            raise ArgumentError(
                 f"subset_ratio must be in (0, 1] and leave at least one of {size} elements, "
                 f"got {subset_ratio}"
             )
@@ -186,14 +188,17 @@ class InferenceSampler(Sampler[int]):
             size: how many elements the data set has.
 
         Raises:
-            ValueError: ``size`` is not positive.
+            ArgumentError: ``size`` is not positive.
         """
         if size <= 0:
-            raise ValueError(f"InferenceSampler: size must be positive, got {size}")
-        share, rest = divmod(size, comm.get_world_size())
-        rank = comm.get_rank()
+            raise ArgumentError(f"InferenceSampler: size must be positive, got {size}")
+        self._local_indices = self._get_local_indices(size, comm.get_world_size(), comm.get_rank())
+
+    @staticmethod
+    def _get_local_indices(total_size: int, world_size: int, rank: int) -> range:
+        share, rest = divmod(total_size, world_size)
         begin = rank * share + min(rank, rest)
-        self._local_indices = range(begin, begin + share + (rank < rest))
+        return range(begin, begin + share + (rank < rest))
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._local_indices)

@@ -15,6 +15,8 @@ import numpy as np
 from fvcore.transforms.transform import Transform, TransformList
 from numpy.typing import NDArray
 
+from vitdet_d2.errors import ArgumentError
+
 __all__ = [
     "AugInput",
     "Augmentation",
@@ -157,6 +159,11 @@ class AugmentationList(Augmentation):
         """Apply all and return their transforms."""
         return TransformList([augmentation(aug_input) for augmentation in self.augs])
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}[{', '.join(map(repr, self.augs))}]"
+
+    __str__ = __repr__
+
 
 class AugInput:
     """What augmentations look at and change: an image, and boxes and labels if there are any."""
@@ -173,14 +180,14 @@ class AugInput:
 
         Raises:
             TypeError: the image is no array of an accepted type.
-            ValueError: the image has neither two nor three dimensions.
+            ArgumentError: the image has neither two nor three dimensions.
         """
         if not isinstance(image, np.ndarray):
             raise TypeError(f"image must be a numpy array, got {type(image).__name__}")
         if np.issubdtype(image.dtype, np.integer) and image.dtype != np.uint8:
             raise TypeError(f"image must be uint8 or floating point, got {image.dtype}")
         if image.ndim not in (2, 3):
-            raise ValueError(f"image must be (H, W) or (H, W, C), got shape {image.shape}")
+            raise ArgumentError(f"image must be (H, W) or (H, W, C), got shape {image.shape}")
         self.image = image
         self.boxes = boxes
         self.sem_seg = sem_seg

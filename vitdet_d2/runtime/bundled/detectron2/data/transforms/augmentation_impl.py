@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The augmentations that recipes use.
+"""The augmentations that move pixels; those of colour are in ``augmentation_colour``.
 
 All draw from numpy's global generator, in Detectron2's order, so that the same seed gives the same
 images. Sizes are pixels, ``(height, width)``.
@@ -12,10 +12,16 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from detectron2.data.transforms.augmentation import AugInput, Augmentation, _transform_to_aug
-from detectron2.data.transforms.transform import CropTransform, ResizeTransform
+from detectron2.data.transforms.augmentation_colour import (
+    RandomBrightness,
+    RandomContrast,
+    RandomLighting,
+    RandomSaturation,
+)
+from detectron2.data.transforms.transform import CropTransform, ExtentTransform, ResizeTransform
 from fvcore.transforms.transform import (
-    BlendTransform,
     HFlipTransform,
     NoOpTransform,
     PadTransform,
@@ -26,13 +32,17 @@ from fvcore.transforms.transform import (
 from numpy.typing import NDArray
 from PIL import Image
 
+from vitdet_d2.errors import ArgumentError
+
 __all__ = [
     "FixedSizeCrop",
     "RandomApply",
     "RandomBrightness",
     "RandomContrast",
     "RandomCrop",
+    "RandomExtent",
     "RandomFlip",
+    "RandomLighting",
     "RandomResize",
     "RandomSaturation",
     "Resize",
@@ -55,10 +65,10 @@ class RandomApply(Augmentation):
             prob: how often, in [0, 1].
 
         Raises:
-            ValueError: the probability is outside [0, 1].
+            ArgumentError: the probability is outside [0, 1].
         """
         if not 0.0 <= prob <= 1.0:
-            raise ValueError(f"prob must be in [0, 1], got {prob}")
+            raise ArgumentError(f"prob must be in [0, 1], got {prob}")
         self.tfm_or_aug = tfm_or_aug
         self.aug = _transform_to_aug(tfm_or_aug)
         self.prob = prob
@@ -86,10 +96,10 @@ class RandomFlip(Augmentation):
             vertical: swap top and bottom; exactly one of the two.
 
         Raises:
-            ValueError: both directions, or none.
+            ArgumentError: both directions, or none.
         """
         if horizontal == vertical:
-            raise ValueError(
+            raise ArgumentError(
                 "RandomFlip needs exactly one of horizontal and vertical; use two for both, "
                 f"got horizontal={horizontal}, vertical={vertical}"
             )
@@ -146,34 +156,39 @@ class RandomResize(Augmentation):
 
 
 class ResizeShortestEdge(Augmentation):
-    """Resize so that the shorter side has a given length and the longer one stays in a limit."""
+    """Resize so that the shorter side has a given length and the longer one stays in a limit.
 
+    Deployed models script ``get_output_shape``, for which ``torch.jit.script`` reads the whole
+    class: hence the decorators, and types that it knows.
+    """
+
+    @torch.jit.unused
     def __init__(
         self,
-        short_edge_length: int | Sequence[int],
+        short_edge_length: Any,
         max_size: int = sys.maxsize,
-        sample_style: Literal["range", "choice"] = "range",
-        interp: Image.Resampling = BILINEAR,
+        sample_style: str = "range",
+        interp: Any = BILINEAR,
     ) -> None:
         """Keep the lengths.
 
         Args:
-            short_edge_length: one length; with ``range``, the smallest and the largest to draw
-                from; with ``choice``, all there are. A drawn 0 leaves the image as it is.
+            short_edge_length: one length; or several: with ``range``, the smallest and the largest
+                to draw from, with ``choice``, all there are. A drawn 0 leaves the image as it is.
             max_size: limit of the longer side; wins over the shorter side's length.
-            sample_style: how to draw.
+            sample_style: how to draw, ``range`` or ``choice``.
             interp: Pillow's interpolation.
 
         Raises:
-            ValueError: unknown style, or a range that is not two numbers.
+            ArgumentError: unknown style, or a range that is not two numbers.
         """
         if sample_style not in ("range", "choice"):
-            raise ValueError(f"sample_style must be 'range' or 'choice', got {sample_style!r}")
+            raise ArgumentError(f"sample_style must be 'range' or 'choice', got {sample_style!r}")
         if isinstance(short_edge_length, int):
             short_edge_length = (short_edge_length, short_edge_length)
         self.is_range = sample_style == "range"
         if self.is_range and len(short_edge_length) != 2:
-            raise ValueError(
+            raise ArgumentError(
                 f"short_edge_length must be (smallest, largest) with sample_style='range', "
                 f"got {short_edge_length}"
             )
@@ -182,8 +197,9 @@ class ResizeShortestEdge(Augmentation):
         self.sample_style = sample_style
         self.interp = interp
 
-    def get_transform(self, image: Array) -> Transform:
-        """Draw a length."""
+    @torch.jit.unused
+    def get_transform(self, image: Any) -> Any:
+        """Draw a length for an image ``(H, W, ...)``, and return the ``Transform``."""
         if self.is_range:
             size = np.random.randint(self.short_edge_length[0], self.short_edge_length[1] + 1)
         else:
@@ -313,13 +329,13 @@ class RandomCrop(Augmentation):
             crop_size: ``(height, width)``, or for ``absolute_range`` ``(smallest, largest)``.
 
         Raises:
-            ValueError: unknown type, or a range that ends before it begins.
+            ArgumentError: unknown type, or a range that ends before it begins.
         """
         kinds = ("relative_range", "relative", "absolute", "absolute_range")
         if crop_type not in kinds:
-            raise ValueError(f"crop_type must be one of {kinds}, got {crop_type!r}")
+            raise ArgumentError(f"crop_type must be one of {kinds}, got {crop_type!r}")
         if crop_type == "absolute_range" and crop_size[0] > crop_size[1]:
-            raise ValueError(f"crop_size must be (smallest, largest), got {crop_size}")
+            raise ArgumentError(f"crop_size must be (smallest, largest), got {crop_size}")
         self.crop_type = crop_type
         self.crop_size = tuple(crop_size)
 
@@ -347,50 +363,29 @@ class RandomCrop(Augmentation):
         return crop_h, np.random.randint(min(w, low), min(w, high) + 1)
 
 
-class _RandomBlend(Augmentation):
-    """Mix the image with another one by a random weight; a weight of 1 keeps the image."""
+class RandomExtent(Augmentation):
+    """Cut out a random rectangle, which may stick out of the image: there it is black.
 
-    def __init__(self, intensity_min: float, intensity_max: float) -> None:
-        """Keep the weights.
+    The result is as large as the rectangle.
+    """
+
+    def __init__(self, scale_range: Sequence[float], shift_range: Sequence[float]) -> None:
+        """Keep the ranges.
 
         Args:
-            intensity_min: smallest weight of the image.
-            intensity_max: largest weight of the image; above 1 it is exaggerated.
+            scale_range: smallest and largest size of the rectangle, in sizes of the image.
+            shift_range: how far, in widths and heights of the image, the rectangle's centre may
+                lie from the image's: up to half of these, to either side.
         """
-        self.intensity_min = intensity_min
-        self.intensity_max = intensity_max
-
-    def _other(self, image: Array) -> Any:
-        """Return what to mix with."""
-        raise NotImplementedError
+        self.scale_range = tuple(scale_range)
+        self.shift_range = tuple(shift_range)
 
     def get_transform(self, image: Array) -> Transform:
-        """Draw a weight."""
-        weight = np.random.uniform(self.intensity_min, self.intensity_max)
-        return BlendTransform(
-            src_image=self._other(image), src_weight=1 - weight, dst_weight=weight
-        )
-
-
-class RandomContrast(_RandomBlend):
-    """Less or more contrast: mix with the mean grey."""
-
-    def _other(self, image: Array) -> Any:
-        return image.mean()
-
-
-class RandomBrightness(_RandomBlend):
-    """Darker or brighter: mix with black."""
-
-    def _other(self, image: Array) -> Any:  # noqa: ARG002
-        return 0
-
-
-class RandomSaturation(_RandomBlend):
-    """Paler or more colourful RGB images: mix with their grey version."""
-
-    def _other(self, image: Array) -> Any:
-        if image.shape[-1] != 3:
-            raise ValueError(f"RandomSaturation needs an RGB image, got shape {image.shape}")
-        # Rec. 601 luma
-        return image.dot([0.299, 0.587, 0.114])[:, :, np.newaxis]
+        """Draw a size, then the horizontal and the vertical shift."""
+        size = np.array([image.shape[1], image.shape[0]], dtype=np.float64)  # (width, height)
+        half = size / 2 * np.random.uniform(self.scale_range[0], self.scale_range[1])
+        shift = np.array([np.random.rand() - 0.5, np.random.rand() - 0.5])
+        center = size / 2 + np.array(self.shift_range) * size * shift
+        x0, y0 = (center - half).tolist()
+        x1, y1 = (center + half).tolist()
+        return ExtentTransform((x0, y0, x1, y1), (int(y1 - y0), int(x1 - x0)))

@@ -17,9 +17,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch.nn.functional import interpolate
 
+from vitdet_d2.errors import ArgumentError
 from vitdet_d2.geometry.crop_transform import CropTransform
 
-__all__ = ["ColorTransform", "CropTransform", "PILColorTransform", "ResizeTransform"]
+__all__ = [
+    "ColorTransform",
+    "CropTransform",
+    "ExtentTransform",
+    "PILColorTransform",
+    "ResizeTransform",
+]
 
 Array = NDArray[Any]
 
@@ -28,6 +35,62 @@ _TORCH_MODES = {
     Image.Resampling.BILINEAR: "bilinear",
     Image.Resampling.BICUBIC: "bicubic",
 }
+
+
+class ExtentTransform(Transform):
+    """Cut a rectangle out of an image, which may stick out of it, and resize it with Pillow."""
+
+    def __init__(
+        self,
+        src_rect: tuple[float, float, float, float],
+        output_size: tuple[int, int],
+        interp: Image.Resampling = Image.Resampling.BILINEAR,
+        fill: int = 0,
+    ) -> None:
+        """Keep the rectangle.
+
+        Args:
+            src_rect: ``(x0, y0, x1, y1)`` in the image.
+            output_size: ``(height, width)`` of the result.
+            interp: Pillow's interpolation; there is no antialiasing.
+            fill: what is outside of the image.
+        """
+        super().__init__()
+        self.src_rect = src_rect
+        self.output_size = output_size
+        self.interp = Image.Resampling(interp)
+        self.fill = fill
+
+    def apply_image(self, img: Array, interp: Image.Resampling | None = None) -> Array:
+        """Cut and resize.
+
+        Args:
+            img: ``(H, W)`` or ``(H, W, C)`` uint8.
+            interp: instead of the interpolation given at construction.
+        """
+        height, width = self.output_size
+        single = img.ndim == 3 and img.shape[2] == 1
+        result = np.asarray(
+            Image.fromarray(img[:, :, 0] if single else img).transform(
+                (width, height),
+                Image.Transform.EXTENT,
+                self.src_rect,
+                resample=self.interp if interp is None else Image.Resampling(interp),
+                fillcolor=self.fill if img.ndim == 2 or single else (self.fill,) * img.shape[2],
+            )
+        )
+        return result[:, :, None] if single else result
+
+    def apply_coords(self, coords: Array) -> Array:
+        """Move and scale ``(N, 2)`` points."""
+        x0, y0, x1, y1 = self.src_rect
+        height, width = self.output_size
+        scale = np.array([width / (x1 - x0), height / (y1 - y0)])
+        return (coords - np.array([x0, y0])) * scale
+
+    def apply_segmentation(self, segmentation: Array) -> Array:
+        """Cut and resize ``(H, W)`` labels with nearest-neighbour interpolation."""
+        return self.apply_image(segmentation, interp=Image.Resampling.NEAREST)
 
 
 class ResizeTransform(Transform):
@@ -57,10 +120,10 @@ class ResizeTransform(Transform):
             interp: instead of the interpolation given at construction.
 
         Raises:
-            ValueError: the image has another size.
+            ArgumentError: the image has another size.
         """
         if img.shape[:2] != (self.h, self.w):
-            raise ValueError(
+            raise ArgumentError(
                 f"ResizeTransform was made for an image of {self.h} x {self.w}, "
                 f"got one of shape {img.shape}"
             )
