@@ -17,6 +17,7 @@ import torch
 from detectron2.data import transforms as T
 from detectron2.data.catalog import MetadataCatalog
 from detectron2.data.federated_weights import get_fed_loss_cls_weights
+from detectron2.data.instance_crop import gen_crop_transform_with_instance
 from detectron2.data.standard_augmentation import build_augmentation
 from detectron2.structures import (
     BitMasks,
@@ -30,7 +31,7 @@ from detectron2.utils.file_io import PathManager
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
-from vitdet_d2.errors import ArgumentError, DataError
+from vitdet_d2.errors import DataError
 from vitdet_d2.runtime.absent import absent_attribute
 
 __all__ = [
@@ -43,8 +44,6 @@ __all__ = [
     "convert_PIL_to_numpy",
     "convert_image_to_rgb",
     "filter_empty_instances",
-    "get_fed_loss_cls_weights",
-    "gen_crop_transform_with_instance",
     "gen_crop_transform_with_instance",
     "get_fed_loss_cls_weights",
     "read_image",
@@ -357,37 +356,6 @@ def filter_empty_instances(
     if by_mask and instances.has("gt_masks"):
         keep &= instances.gt_masks.nonempty()
     return (instances[keep], keep) if return_mask else instances[keep]
-
-
-def gen_crop_transform_with_instance(
-    crop_size: tuple[int, int], image_size: tuple[int, int], instance: dict[str, Any]
-) -> T.Transform:
-    """Draw a window that holds the centre of an object.
-
-    Args:
-        crop_size: ``(height, width)`` of the window.
-        image_size: ``(height, width)`` of the image.
-        instance: an annotation, of which ``bbox`` and ``bbox_mode`` are used.
-
-    Returns:
-        The crop.
-
-    Raises:
-        ArgumentError: the centre is outside of the image, or the window is larger than the image.
-    """
-    x0, y0, x1, y1 = BoxMode.convert(
-        list(instance["bbox"]), instance["bbox_mode"], BoxMode.XYXY_ABS
-    )
-    center = np.array([y0 + y1, x0 + x1]) * 0.5
-    size, window = np.array(image_size), np.array(crop_size)
-    if (center > size).any():
-        raise ArgumentError(f"the centre of {instance['bbox']} is outside of {image_size}")
-    if (window > size).any():
-        raise ArgumentError(f"a window of {crop_size} does not fit an image of {image_size}")
-    low = np.maximum(np.floor(center).astype(int) - window, 0)
-    high = np.minimum(size - window, np.ceil(center).astype(int))
-    top, left = (int(np.random.randint(a, b + 1)) for a, b in zip(low, high, strict=True))
-    return T.CropTransform(left, top, int(window[1]), int(window[0]))
 
 
 def check_metadata_consistency(key: str, dataset_names: Sequence[str]) -> None:
