@@ -68,6 +68,15 @@ OURS = {
 }
 
 
+# What our ViT has beyond Detectron2's, and the values that leave it as it is there.
+BEYOND = {
+    "cross_window": None,
+    "cross_window_indexes": None,
+    "conv_block": "bottleneck",
+    "out_block_indexes": [],
+}
+
+
 def plain(value):
     """Return a comparable form: calls with all their arguments, defaults included."""
     if isinstance(value, Mapping) and "_target_" in value:
@@ -93,7 +102,10 @@ def _call(cfg):
     parameters = inspect.signature(getattr(target, "__wrapped__", target)).parameters.values()
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
     given = {key: plain(item) for key, item in cfg.items() if key != "_target_"}
-    return name, {**plain(defaults), **given}
+    arguments = {**plain(defaults), **given}
+    if full_name in OURS:
+        arguments = {k: v for k, v in arguments.items() if k not in BEYOND or v != BEYOND[k]}
+    return name, arguments
 
 
 def assert_same(ours, theirs, path=""):
