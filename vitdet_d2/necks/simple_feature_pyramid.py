@@ -12,13 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import pairwise
 
 from detectron2.layers import Conv2d, get_norm
 from detectron2.modeling.backbone.backbone import Backbone
 from torch import Tensor, nn
 
-from vitdet_d2.layers.norm import channel_norm
+from vitdet_d2.necks.resampling import level_strides, map_shape, resampling_layers
 
 
 class SimpleFeaturePyramid(Backbone):
@@ -54,26 +53,16 @@ class SimpleFeaturePyramid(Backbone):
         Raises:
             TypeError: ``net`` is no Detectron2 backbone.
             ValueError: a scale factor is not supported, or they do not halve from one to the next,
-                or the backbone does not state the shape of the map.
+                or the backbone has no such map, or does not state its shape.
         """
         super().__init__()
-        if not isinstance(net, Backbone):
-            raise TypeError(f"net: expected a detectron2 Backbone, got {type(net).__name__}")
-        shape = net.output_shape()[in_feature]
-        if shape.channels is None or shape.stride is None:
-            raise ValueError(f"net: expected channels and stride of {in_feature!r}, got {shape}")
-        strides = [int(shape.stride / scale) for scale in scale_factors]
-        for finer, coarser in pairwise(strides):
-            if coarser != 2 * finer:
-                raise ValueError(
-                    f"scale_factors: expected each to be half of the one before, "
-                    f"got {list(scale_factors)}, strides {strides}"
-                )
+        channels, stride = map_shape(net, in_feature)
+        strides = level_strides([stride] * len(scale_factors), scale_factors)
         self.scale_factors = scale_factors
         levels = [int(math.log2(stride)) for stride in strides]
         self._stage_names = [f"simfp_{level}" for level in levels]
         for name, scale in zip(self._stage_names, scale_factors, strict=True):
-            self.add_module(name, _make_stage(shape.channels, out_channels, scale, norm))
+            self.add_module(name, _make_stage(channels, out_channels, scale, norm))
 
         self.net = net
         self.in_feature = in_feature
@@ -132,24 +121,7 @@ def _make_stage(dim: int, out_channels: int, scale: float, norm: str) -> nn.Sequ
     Raises:
         ValueError: the scale is not supported.
     """
-    layers: list[nn.Module]
-    if scale == 4.0:
-        layers = [
-            nn.ConvTranspose2d(dim, dim // 2, kernel_size=2, stride=2),
-            channel_norm(norm, dim // 2),
-            nn.GELU(),
-            nn.ConvTranspose2d(dim // 2, dim // 4, kernel_size=2, stride=2),
-        ]
-        dim = dim // 4
-    elif scale == 2.0:
-        layers = [nn.ConvTranspose2d(dim, dim // 2, kernel_size=2, stride=2)]
-        dim = dim // 2
-    elif scale == 1.0:
-        layers = []
-    elif scale == 0.5:
-        layers = [nn.MaxPool2d(kernel_size=2, stride=2)]
-    else:
-        raise ValueError(f"scale_factors: expected 4, 2, 1 or 0.5, got {scale}")
+    layers, dim = resampling_layers(dim, scale, norm, halve=True)
     bias = norm == ""
     project = Conv2d(dim, out_channels, 1, bias=bias, norm=get_norm(norm, out_channels))
     smooth = Conv2d(
