@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Number of global blocks: four, as in every other recipe, ViT-L.
+
+Source: ViTDet, arXiv 2203.16527, table 2 (d), number of global blocks.
+Published: 54.6 box AP (paper; ablation tables are without relative positions [from memory]).
+Not measured here yet.
+Command, on each of 8 machines with 8 GPUs:
+    python train_net.py --config-file projects/ablation/global_4_l.py --num-gpus 8 \
+        --num-machines 8 --machine-rank RANK --dist-url tcp://FIRST_MACHINE:PORT
+"""
+
+from ._base_l import data, dataloader, lr_multiplier, model, optimizer, train
+
+__all__ = ["data", "dataloader", "lr_multiplier", "model", "optimizer", "train"]

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Neck: FPN on the last map, ViT-L.
+
+Source: ViTDet, arXiv 2203.16527, table 1, row "FPN, last-map".
+Published: 54.6 box AP (paper; ablation tables are without relative positions [from memory]).
+Not measured here yet.
+Command, on each of 8 machines with 8 GPUs:
+    python train_net.py --config-file projects/ablation/neck_fpn_last_map_l.py --num-gpus 8 \
+        --num-machines 8 --machine-rank RANK --dist-url tcp://FIRST_MACHINE:PORT
+"""
+
+from ._base_l import data, dataloader, lr_multiplier, model, optimizer, train
+from ._necks import last_map_fpn
+
+__all__ = ["data", "dataloader", "lr_multiplier", "model", "optimizer", "train"]
+
+last_map_fpn(model)
