@@ -99,12 +99,16 @@ def test_pyramid_options_may_be_left_out():
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"VIT": {"DEPHT": 3}}, "MODEL.VIT: unknown DEPHT; expected any of"),
+        (
+            {"VIT": {"DEPHT": 3}},
+            r"MODEL.VIT: unknown DEPHT \(did you mean DEPTH\?\); expected",
+        ),
         ({"VIT": {"IN_CHANS": 3}}, "MODEL.VIT: unknown IN_CHANS"),
         ({"VIT": VIT_OPTIONS, "SFP": {"NET": 1}}, "MODEL.SFP: unknown NET"),
+        ({}, r"MODEL\.VIT: expected the options .*add_vitdet_config\(cfg\) after get_cfg"),
     ],
 )
-def test_unknown_options_raise(model, message):
+def test_unknown_and_missing_options_raise(model, message):
     with pytest.raises(ValueError, match=message):
         registration.build_vit_simple_feature_pyramid_backbone(
             config(**model), ShapeSpec(channels=3)

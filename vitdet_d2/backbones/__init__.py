@@ -7,7 +7,15 @@ Importing this package enters them into Detectron2's registry, as Detectron2's o
 from vitdet_d2.backbones.registration import register_backbones
 from vitdet_d2.backbones.sizes import VIT_SIZES, ViTSize, vit_arguments
 from vitdet_d2.backbones.vit import ViT
+from vitdet_d2.backbones.yacs_options import add_vitdet_config
 
-__all__ = ["VIT_SIZES", "ViT", "ViTSize", "register_backbones", "vit_arguments"]
+__all__ = [
+    "VIT_SIZES",
+    "ViT",
+    "ViTSize",
+    "add_vitdet_config",
+    "register_backbones",
+    "vit_arguments",
+]
 
 register_backbones()

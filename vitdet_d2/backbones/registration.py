@@ -1,34 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Backbones in Detectron2's registry, for projects with yacs configurations.
 
-    import vitdet_d2.backbones
+    from vitdet_d2.backbones import add_vitdet_config
+    cfg = get_cfg()
+    add_vitdet_config(cfg)
     cfg.MODEL.BACKBONE.NAME = "build_vit_simple_feature_pyramid_backbone"
 
-Options stand under ``MODEL.VIT`` and ``MODEL.SFP``: the constructor arguments of `ViT` and
-`SimpleFeaturePyramid` in upper case; what is left out keeps its default. This file is the only one
-that touches Detectron2's registry.
+Options stand under ``MODEL.VIT`` and ``MODEL.SFP``; docs/yacs.md has a complete file. This module
+is the only one that touches Detectron2's registry.
 """
 
 from __future__ import annotations
 
-import inspect
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import BACKBONE_REGISTRY
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 
 from vitdet_d2.backbones.vit import ViT
+from vitdet_d2.backbones.yacs_options import (
+    sfp_arguments_from_options,
+    vit_arguments_from_options,
+)
+from vitdet_d2.errors import RecipeError
 from vitdet_d2.necks.simple_feature_pyramid import SimpleFeaturePyramid
-
-# The pyramid of the ViTDet recipes: strides 4 to 32, 256 channels.
-SFP_DEFAULTS = {"OUT_CHANNELS": 256, "SCALE_FACTORS": (4.0, 2.0, 1.0, 0.5)}
-
-# Arguments that are objects, which a yacs configuration cannot hold, or that the builder sets.
-NOT_IN_VIT_OPTIONS = frozenset({"norm_layer", "act_layer", "in_chans"})
-NOT_IN_SFP_OPTIONS = frozenset({"net", "in_feature", "top_block"})
 
 
 def build_vit_backbone(cfg: Any, input_shape: ShapeSpec) -> ViT:
@@ -39,14 +35,18 @@ def build_vit_backbone(cfg: Any, input_shape: ShapeSpec) -> ViT:
         input_shape: ``channels`` of the images.
 
     Returns:
-        A backbone with one output map.
+        A backbone with one output map, or more where ``OUT_BLOCK_INDEXES`` asks for them.
 
     Raises:
-        ValueError: an option is none of `ViT`.
+        RecipeError: an option is none of `ViT`, or has a wrong value.
     """
-    options = _options(ViT, cfg.MODEL.VIT, "MODEL.VIT", NOT_IN_VIT_OPTIONS)
+    if "VIT" not in cfg.MODEL:
+        raise RecipeError(
+            "MODEL.VIT: expected the options of the ViT, found none; call "
+            "vitdet_d2.backbones.add_vitdet_config(cfg) after get_cfg()"
+        )
     assert input_shape.channels is not None, "build_backbone states the channels of the images"
-    return ViT(in_chans=input_shape.channels, **options)
+    return ViT(in_chans=input_shape.channels, **vit_arguments_from_options(cfg.MODEL.VIT))
 
 
 def build_vit_simple_feature_pyramid_backbone(
@@ -63,15 +63,12 @@ def build_vit_simple_feature_pyramid_backbone(
         A backbone with the levels ``p2`` to ``p6`` at the defaults.
 
     Raises:
-        ValueError: an option is none of `ViT` or `SimpleFeaturePyramid`.
+        RecipeError: an option is none of `ViT` or `SimpleFeaturePyramid`, or has a wrong value.
     """
+    arguments = sfp_arguments_from_options(cfg.MODEL.get("SFP", {}))
     net = build_vit_backbone(cfg, input_shape)
-    given = {**SFP_DEFAULTS, **cfg.MODEL.get("SFP", {})}
-    options = _options(SimpleFeaturePyramid, given, "MODEL.SFP", NOT_IN_SFP_OPTIONS)
-    *_, in_feature = net.output_shape()  # the last map, after those of stages
-    return SimpleFeaturePyramid(
-        net=net, in_feature=in_feature, top_block=LastLevelMaxPool(), **options
-    )
+    *_, last = net.output_shape()
+    return SimpleFeaturePyramid(net=net, in_feature=last, **arguments)
 
 
 def register_backbones() -> None:
@@ -89,27 +86,3 @@ def register_backbones() -> None:
                 name,
                 other.__module__,
             )
-
-
-def _options(
-    target: type, given: Mapping[str, Any], where: str, excluded: frozenset[str]
-) -> dict[str, Any]:
-    """Return constructor arguments from upper-case options.
-
-    Args:
-        target: the class to construct.
-        given: options, in upper case.
-        where: what the options are called in the configuration.
-        excluded: arguments that are no options.
-
-    Raises:
-        ValueError: an option is unknown.
-    """
-    known = {name.upper(): name for name in inspect.signature(target).parameters}
-    known = {option: name for option, name in known.items() if name not in excluded}
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise ValueError(
-            f"{where}: unknown {', '.join(unknown)}; expected any of {', '.join(sorted(known))}"
-        )
-    return {known[option]: value for option, value in given.items()}

@@ -3,9 +3,11 @@
 
 from vitdet_d2.solver.layer_decay import get_vit_lr_decay_rate, layer_decay
 from vitdet_d2.solver.scaling import ScaledKey, format_scaling, scale_recipe
+from vitdet_d2.solver.yacs import build_optimizer
 
 __all__ = [
     "ScaledKey",
+    "build_optimizer",
     "format_scaling",
     "get_vit_lr_decay_rate",
     "layer_decay",

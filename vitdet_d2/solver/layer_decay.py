@@ -8,7 +8,7 @@ detectron2/modeling/backbone/vit.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 _BLOCK = re.compile(r"\.blocks\.(\d+)\.")
@@ -36,6 +36,16 @@ def get_vit_lr_decay_rate(name: str, lr_decay_rate: float = 1.0, num_layers: int
         elif (block := _BLOCK.search(name)) and ".residual." not in name:
             layer = int(block[1]) + 1
     return lr_decay_rate ** (num_layers + 1 - layer)
+
+
+def count_layers(names: Iterable[str]) -> int:
+    """Return the number of blocks of the ViT in a detector; 0 where there is none.
+
+    Args:
+        names: of the detector's parameters.
+    """
+    blocks = (_BLOCK.search(name) for name in names if name.startswith("backbone"))
+    return max((int(block[1]) + 1 for block in blocks if block), default=0)
 
 
 def layer_decay(lr_decay_rate: float, num_layers: int) -> Callable[[str], float]:

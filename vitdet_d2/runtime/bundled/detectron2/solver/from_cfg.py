@@ -48,9 +48,7 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
         weight_decay=node.WEIGHT_DECAY,
         foreach=True,
     )
-    clipping = maybe_add_gradient_clipping(cfg, optimizer)
-    assert isinstance(clipping, torch.optim.Optimizer), "an optimizer stays one"
-    return clipping
+    return maybe_add_gradient_clipping(cfg, optimizer)
 
 
 def _multi_step(node: Any) -> ParamScheduler:

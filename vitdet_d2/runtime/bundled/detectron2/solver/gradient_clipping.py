@@ -8,13 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
 _Clip = Callable[[torch.Tensor], Any]
+
+
+@overload
+def maybe_add_gradient_clipping(cfg: Any, optimizer: Optimizer) -> Optimizer: ...
+
+
+@overload
+def maybe_add_gradient_clipping(cfg: Any, optimizer: type[Optimizer]) -> type[Optimizer]: ...
 
 
 def maybe_add_gradient_clipping(
