@@ -16,14 +16,20 @@ from detectron2.modeling.backbone import vit as original
 
 ROOT = Path(__file__).parents[2]
 CHECKOUT = Path(detectron2.__file__).parents[1]
-OFFICIAL = CHECKOUT / "projects/ViTDet/configs/COCO"
+OFFICIAL = CHECKOUT / "projects/ViTDet/configs"
 NAMES = {
-    "vitdet_b": "mask_rcnn_vitdet_b_100ep.py",
-    "vitdet_l": "mask_rcnn_vitdet_l_100ep.py",
-    "vitdet_h": "mask_rcnn_vitdet_h_75ep.py",
-    "cascade_vitdet_b": "cascade_mask_rcnn_vitdet_b_100ep.py",
-    "cascade_vitdet_l": "cascade_mask_rcnn_vitdet_l_100ep.py",
-    "cascade_vitdet_h": "cascade_mask_rcnn_vitdet_h_75ep.py",
+    "vitdet_b": "COCO/mask_rcnn_vitdet_b_100ep.py",
+    "vitdet_l": "COCO/mask_rcnn_vitdet_l_100ep.py",
+    "vitdet_h": "COCO/mask_rcnn_vitdet_h_75ep.py",
+    "cascade_vitdet_b": "COCO/cascade_mask_rcnn_vitdet_b_100ep.py",
+    "cascade_vitdet_l": "COCO/cascade_mask_rcnn_vitdet_l_100ep.py",
+    "cascade_vitdet_h": "COCO/cascade_mask_rcnn_vitdet_h_75ep.py",
+    "lvis_vitdet_b": "LVIS/mask_rcnn_vitdet_b_100ep.py",
+    "lvis_vitdet_l": "LVIS/mask_rcnn_vitdet_l_100ep.py",
+    "lvis_vitdet_h": "LVIS/mask_rcnn_vitdet_h_100ep.py",
+    "lvis_cascade_vitdet_b": "LVIS/cascade_mask_rcnn_vitdet_b_100ep.py",
+    "lvis_cascade_vitdet_l": "LVIS/cascade_mask_rcnn_vitdet_l_100ep.py",
+    "lvis_cascade_vitdet_h": "LVIS/cascade_mask_rcnn_vitdet_h_100ep.py",
 }
 
 pytestmark = [
@@ -85,6 +91,8 @@ def plain(value):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [plain(item) for item in value]
+    if inspect.isfunction(value) and value.__name__ == "<lambda>":
+        return value().tolist()  # the class weights of the federated loss
     if isinstance(value, partial):
         return (value.func.__name__, value.args, value.keywords)
     return value
@@ -97,6 +105,8 @@ def _call(cfg):
         target = getattr(sys.modules[module], name)
     if target.__name__ in ("layer_norm", "layer_decay"):
         return plain(instantiate(cfg))
+    if target.__name__ == "FederatedClassWeights":
+        return instantiate(cfg)().tolist()
     full_name = f"{target.__module__}.{target.__qualname__}"
     name = target.__name__ if full_name in OURS else full_name
     parameters = inspect.signature(getattr(target, "__wrapped__", target)).parameters.values()
@@ -159,12 +169,16 @@ def test_learning_rate_of_every_iteration(pair):
 
 def test_data_loader_settings(pair):
     ours, theirs = pair
-    for part in ("train.mapper", "train.dataset", "test", "evaluator"):
+    lvis = "sampler" in theirs.dataloader.train
+    sampler = ("train.sampler",) if lvis else ()
+    for part in ("train.mapper", "train.dataset", *sampler, "test", "evaluator"):
         our_part, their_part = ours.dataloader, theirs.dataloader
         for key in part.split("."):
             our_part, their_part = our_part[key], their_part[key]
         if part == "evaluator":
             assert our_part.dataset_name == their_part.dataset_name
+            if lvis:
+                assert our_part.max_dets_per_image == their_part.max_dets_per_image == 300
             continue
         our_plain, their_plain = plain(our_part), plain(their_part)
         assert_same(our_plain, their_plain, part)

@@ -19,7 +19,6 @@ from detectron2.data import detection_utils
 from detectron2.evaluation import inference_context
 from detectron2.structures import BoxMode, Instances
 from detectron2.utils.colormap import colormap
-from detectron2.utils.visualizer import Visualizer
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
 
@@ -154,6 +153,9 @@ def _overlay(
     labels: list[str],
 ) -> Image.Image:
     """Draw instances on an enlarged copy of an image, in one colour per class."""
+    # Here: an installed Detectron2's needs OpenCV, which evaluation without pictures does not.
+    from detectron2.utils.visualizer import Visualizer
+
     palette = colormap(rgb=True, maximum=1)
     height, width = image.shape[:2]
     scale = max(1.0, _MIN_SIDE / min(height, width))
