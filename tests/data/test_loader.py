@@ -112,6 +112,51 @@ def test_seek_continues_as_if_uninterrupted(num_workers, grouping):
     assert list(islice(loader, 2)) == whole[3:5]  # goes on
 
 
+REPEATS = torch.tensor([1.0, 2.5, 1.2, 3.0, 1.0, 1.9, 2.0])
+
+
+def _repeated_order(count, *, seed, rank, world_size):
+    """Repeat-factor sampling, written down slowly: epochs of unequal length, each shuffled."""
+    generator = torch.Generator().manual_seed(seed)
+    stream = []
+    while len(stream) < count * world_size:
+        draws, epoch = torch.rand(len(REPEATS), generator=generator), []
+        for index, factor in enumerate(REPEATS):
+            whole = int(factor)
+            epoch += [index] * (whole + int(draws[index] < factor - whole))
+        stream += [epoch[i] for i in torch.randperm(len(epoch), generator=generator)]
+    return stream[rank::world_size][:count]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_repeated_images_keep_their_order_when_it_is_continued(num_workers):
+    arguments = {"aspect_ratio_grouping": False, "num_workers": num_workers}
+    sampler = RepeatFactorTrainingSampler(REPEATS, seed=99)  # the loader's seed takes its place
+    whole = list(islice(_loader(sampler=sampler, **arguments), 20))
+    expected = _repeated_order(40, seed=5, rank=0, world_size=1)
+    assert [i for batch in _ids(whole) for i in batch] == expected
+    assert len({sample["torch"] for batch in whole for sample in batch}) == 40, "never twice alike"
+    loader = _loader(sampler=sampler, **arguments)
+    loader.seek(13)
+    assert list(islice(loader, 7)) == whole[13:]
+    resumed = _loader(sampler=sampler, seed=1, **arguments)
+    resumed.restore({"seed": 5, "samples": 26})
+    assert list(islice(resumed, 7)) == whole[13:]
+
+
+def test_processes_share_repeated_images_without_overlap(monkeypatch):
+    monkeypatch.setattr(comm, "get_world_size", lambda: 3)
+    shares = []
+    for rank in range(3):
+        monkeypatch.setattr(comm, "get_rank", lambda rank=rank: rank)
+        sampler = RepeatFactorTrainingSampler(REPEATS, seed=5)
+        loader = _loader(sampler=sampler, total_batch_size=6, aspect_ratio_grouping=False)
+        shares.append([i for batch in _ids(islice(loader, 8)) for i in batch])
+        assert shares[-1] == _repeated_order(16, seed=5, rank=rank, world_size=3)
+    together = [index for place in zip(*shares, strict=True) for index in place]
+    assert together == _repeated_order(48, seed=5, rank=0, world_size=1)
+
+
 def test_restore_takes_over_seed_and_place():
     first = _loader(seed=8)
     whole = list(islice(first, 4))

@@ -79,6 +79,47 @@ for augmentation in (T.RandomExtent((0.3, 1.6), (0.5, 0.4)), T.RandomLighting(40
     assert len(outputs[0].splitlines()) == 12
 
 
+@pytest.mark.parametrize("grouping", [True, False])
+def test_training_order_of_repeated_images(grouping):
+    rng = np.random.default_rng(3)
+    records = [
+        {
+            "image_id": i,
+            "width": int(w),
+            "height": int(h),
+            "annotations": [{"category_id": int(c)} for c in rng.geometric(0.3, rng.integers(5))],
+        }
+        for i, (w, h) in enumerate(rng.integers(10, 20, (60, 2)))
+    ]
+    sampler = d2.samplers.RepeatFactorTrainingSampler
+    factors = sampler.repeat_factors_from_category_frequency(records, 0.2)
+    assert 1 < factors.max() < 4
+    arguments = {"mapper": None, "total_batch_size": 3, "aspect_ratio_grouping": grouping}
+    theirs = d2.build_detection_train_loader(
+        records, sampler=sampler(factors, seed=5), num_workers=0, **arguments
+    )
+    ours = build_detection_train_loader(records, sampler=sampler(factors), seed=5, **arguments)
+    expected = list(islice(theirs, 90))
+    assert list(islice(ours, 90)) == expected
+    ours.seek(41)
+    assert list(islice(ours, 49)) == expected[41:]
+
+
+@pytest.mark.parametrize(("threshold", "root"), [(0.2, True), (0.05, True), (0.3, False)])
+def test_repeat_factors(threshold, root):
+    """Detectron2's, against the formula of the bundled sampler, which is written out here."""
+    rng = np.random.default_rng(4)
+    classes = [rng.geometric(0.3, rng.integers(4)).tolist() for _ in range(50)]
+    records = [{"annotations": [{"category_id": c} for c in found]} for found in classes]
+    share = {c: np.mean([c in found for found in classes]) for found in classes for c in found}
+    power = 0.5 if root else 1
+    expected = [max([1.0, *((threshold / share[c]) ** power for c in found)]) for found in classes]
+    theirs = d2.samplers.RepeatFactorTrainingSampler.repeat_factors_from_category_frequency(
+        records, threshold, root
+    )
+    np.testing.assert_allclose(theirs, expected, rtol=1e-6)
+
+
 def _area(polygons):
     return sum(
         abs(p[:, 0] @ np.roll(p[:, 1], -1) - p[:, 1] @ np.roll(p[:, 0], -1)) / 2 for p in polygons
