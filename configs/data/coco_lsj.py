@@ -25,6 +25,7 @@ data = {
     "val_images": None,
     "keep_empty": False,  # whether images without objects are trained on
     "image_size": 1024,  # side of the square, in pixels
+    "test_image_size": "${.image_size}",  # of the longer side of images at test
     "flip_prob": 0.5,
     "min_scale": 0.1,  # of the jitter, relative to image_size
     "max_scale": 2.0,
@@ -33,11 +34,13 @@ data = {
 # The recipe's choice; the number, where only this part of the recipe is loaded.
 _CHOICES = {
     "image_size": "${oc.select:data.image_size, 1024}",
+    "test_image_size": "${oc.select:data.test_image_size, ${.image_size}}",
     "flip_prob": "${oc.select:data.flip_prob, 0.5}",
     "min_scale": "${oc.select:data.min_scale, 0.1}",
     "max_scale": "${oc.select:data.max_scale, 2.0}",
 }
-_SIZE = "${.....image_size}"  # of `dataloader`, five levels above an augmentation's argument
+# Of `dataloader`, five levels above an augmentation's argument.
+_SIZE, _TEST_SIZE = "${.....image_size}", "${.....test_image_size}"
 
 dataloader = OmegaConf.create(_CHOICES)
 
@@ -67,7 +70,7 @@ dataloader.test = L(build_detection_test_loader)(
     dataset=L(get_detection_dataset_dicts)(names="coco_2017_val", filter_empty=False),
     mapper=L(DatasetMapper)(
         is_train=False,
-        augmentations=[L(T.ResizeShortestEdge)(short_edge_length=_SIZE, max_size=_SIZE)],
+        augmentations=[L(T.ResizeShortestEdge)(short_edge_length=_TEST_SIZE, max_size=_TEST_SIZE)],
         image_format="${...train.mapper.image_format}",
     ),
     num_workers=4,
