@@ -31,6 +31,8 @@ dataloader.image_size = model.backbone.net.img_size = _SIZE
 dataloader.train.dataset.names = "digits_train"
 dataloader.test.dataset.names = "digits_val"
 dataloader.train.mapper.augmentations = dataloader.test.mapper.augmentations
+for _side in ("short_edge_length", "max_size"):
+    dataloader.train.mapper.augmentations[0][_side] = "${.....image_size}"
 dataloader.train.mapper.recompute_boxes = False
 dataloader.train.mapper.instance_mask_format = "bitmask"  # digits have holes, polygons have none
 dataloader.train.total_batch_size = 4
@@ -43,9 +45,7 @@ _backbone, _rpn, _heads = model.backbone, model.proposal_generator, model.roi_he
 _backbone.net.update(patch_size=8, embed_dim=128, depth=4, num_heads=2, window_size=8)
 _backbone.net.window_block_indexes = [0, 2]
 _backbone.net.update(pretrain_img_size=_SIZE, pretrain_use_cls_token=False, drop_path_rate=0.0)
-_backbone.out_channels = 64
-_backbone.scale_factors = (2.0, 1.0, 0.5)  # strides 4, 8, 16
-_backbone.top_block = None
+_backbone.update(out_channels=64, scale_factors=(2.0, 1.0, 0.5), top_block=None)  # strides 4, 8, 16
 # Proposals from strides 8 and 16, boxes and masks from all three.
 _rpn.in_features = ["p3", "p4"]
 _rpn.head.update(in_channels=64, conv_dims=[64], num_anchors=6)

@@ -97,6 +97,28 @@ def test_trains_and_evaluates(
     assert not [name for name in logged if "mask" in name or "segm" in name]
 
 
+def test_trained_weights_are_tested_on_larger_images_with_soft_nms(
+    boxes_only: list[str], zygote: Zygote, tmp_path: Path
+) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    recipe = ["--config-file", "faster_rcnn_vitdet_b", "--num-gpus", "0"]
+    recipe += [f"train.output_dir={run}", *SMALL, *SINGLE, *boxes_only, "train.max_iter=1"]
+    zygote.run("vitdet_d2.engine.cli:main_train", log, argv=recipe)
+    soft = "vitdet_d2.heads.SoftNMSFastRCNNOutputLayers"
+    larger = ["--weights", str(run / "model_final.pth"), *recipe, "data.test_image_size=96"]
+    results = tmp_path / "larger"
+    larger += [f"model.roi_heads.box_predictor._target_={soft}", f"train.output_dir={results}"]
+
+    def evaluate(*more: str) -> str:
+        words = ["eval", *larger, *more]
+        zygote.run("vitdet_d2.engine.cli:main", log, argv=words)
+        return log.read_text().splitlines()[-1]
+
+    assert "does not fit the square of 64" in evaluate()
+    assert "error" not in evaluate("model.backbone.square_pad=96")
+    assert "bbox" in (results / "inference" / "results.json").read_text()
+
+
 @pytest.mark.parametrize("recipe", ["vitdet_b", "cascade_vitdet_b"])
 def test_a_recipe_with_masks_refuses_and_names_the_cures(
     recipe: str, boxes_only: list[str], zygote: Zygote, tmp_path: Path

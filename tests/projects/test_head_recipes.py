@@ -8,6 +8,8 @@ import torch
 from detectron2.config import LazyConfig, instantiate
 from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 
+from vitdet_d2.engine.recipes import load_recipe
+
 ROOT = Path(__file__).parents[2]
 EPOCHS = {"b": 100, "l": 100, "h": 75}
 
@@ -69,6 +71,22 @@ def test_cascade_without_masks():
     assert not first.mask_on
     assert not second.mask_on
     assert list(first.state_dict()) == list(second.state_dict())
+
+
+def test_soft_nms_by_override():
+    """As docs/recipes.md says."""
+    soft = "vitdet_d2.heads.SoftNMSFastRCNNOutputLayers"
+    cfg = load_recipe("vitdet_b", [f"model.roi_heads.box_predictor._target_={soft}"])
+    assert heads_of(cfg.model).box_predictor.soft_nms_method == "linear"
+    overrides = [
+        "model.roi_heads._target_=vitdet_d2.heads.SoftNMSCascadeROIHeads",
+        f"model.roi_heads.box_predictors.2._target_={soft}",
+        "+model.roi_heads.box_predictors.2.soft_nms_method=gaussian",
+    ]
+    heads = heads_of(load_recipe("cascade_vitdet_b", overrides).model)
+    assert type(heads).__name__ == "SoftNMSCascadeROIHeads"
+    assert heads.box_predictor[2].soft_nms_method == "gaussian"
+    assert list(heads.state_dict()) == list(heads_of(load("cascade_vitdet_b").model).state_dict())
 
 
 @pytest.mark.parametrize("size", EPOCHS)

@@ -95,6 +95,22 @@ def test_image_size_and_augmentation_stand_in_one_place():
     assert _augmented([resize], (480, 640)) == (240, 320)
 
 
+@pytest.mark.parametrize("name", ["quickstart", "vitdet_ti", "vitdet_b"])
+def test_images_at_test_may_be_larger(name):
+    path = str(ROOT / "projects" / f"{name}.py")
+    plain = LazyConfig.load(path)
+    cfg = LazyConfig.apply_overrides(LazyConfig.load(path), ["data.test_image_size=1280"])
+    (resize,) = instantiate(cfg.dataloader.test.mapper.augmentations)
+    assert _augmented([resize], (480, 640)) == (960, 1280)
+    (resize,) = instantiate(plain.dataloader.test.mapper.augmentations)
+    assert _augmented([resize], (480, 640))[1] == plain.data.image_size
+    for part in ("dataloader.train.mapper", "model", "optimizer"):
+        before, after = (OmegaConf.select(c, part) for c in (plain, cfg))
+        assert OmegaConf.to_container(before, resolve=True) == OmegaConf.to_container(
+            after, resolve=True
+        )
+
+
 def _augmented(augmentations, hw):
     left_bright = torch.zeros(*hw, 3, dtype=torch.uint8).numpy()
     left_bright[:, : hw[1] // 2] = 255
