@@ -38,6 +38,13 @@ def _eval(argv: Sequence[str], prog: str) -> None:
     run(parse_eval(argv, prog))
 
 
+def _predict(argv: Sequence[str], prog: str) -> None:
+    from vitdet_d2.engine.predict import run_predict
+    from vitdet_d2.engine.predict_arguments import parse_predict
+
+    run_predict(parse_predict(argv, prog))
+
+
 def _env(argv: Sequence[str], prog: str) -> None:
     from vitdet_d2.environment import main
 
@@ -53,6 +60,7 @@ def _zoo(argv: Sequence[str], prog: str) -> None:
 COMMANDS: dict[str, Command] = {
     "train": Command(summary="train the model of a recipe, and evaluate it", run=train),
     "eval": Command(summary="evaluate weights on the test data of a recipe", run=_eval),
+    "predict": Command(summary="detect objects on pictures of your own", run=_predict),
     "zoo": Command(summary="list, show and download released checkpoints", run=_zoo),
     "env": Command(summary="show versions, devices, and which Detectron2 is in use", run=_env),
 }

@@ -12,7 +12,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -59,6 +59,17 @@ class _TerminalFormatter(logging.Formatter):
         return head + super().format(record).strip()
 
 
+@contextlib.contextmanager
+def terminal_logging() -> Iterator[None]:
+    """Send the messages of this process to standard error for the duration of the block."""
+    stop_logging()
+    _install([_terminal_handler(sys.stderr)])
+    try:
+        yield
+    finally:
+        stop_logging()
+
+
 def start_logging(output_dir: str) -> None:
     """Send the messages of this process to the terminal (rank 0) and to ``log.txt``.
 
@@ -76,6 +87,10 @@ def start_logging(output_dir: str) -> None:
     handlers: list[logging.Handler] = [file]
     if rank == 0:
         handlers.append(_terminal_handler(sys.stdout))
+    _install(handlers)
+
+
+def _install(handlers: list[logging.Handler]) -> None:
     for name in _LOGGERS:
         logger = logging.getLogger(name)
         logger.setLevel(logging.DEBUG)

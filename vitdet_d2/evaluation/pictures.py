@@ -128,21 +128,38 @@ def _draw_panels(
             for a in annotations
         ],
     )
-    classes = predictions.pred_classes.tolist()
-    found = _overlay(
+    found = draw_detections(image, predictions, names)
+    return [
+        (f"ground truth: {_objects(len(annotations))}", truth),
+        (f"predictions: {_objects(len(predictions))}, score >= {score_threshold:g}", found),
+    ]
+
+
+def draw_detections(
+    image: np.ndarray, instances: Instances, names: Sequence[str] | None
+) -> Image.Image:
+    """Draw detections with class and score, in one colour per class.
+
+    Args:
+        image: ``(H, W, 3)`` RGB uint8.
+        instances: its detections at this size, on the CPU.
+        names: by class index; None or too short: the number is shown.
+
+    Returns:
+        The picture; a small image is enlarged to 480 pixels at least, a large one made smaller to
+        at most 1600, so that the labels can be read.
+    """
+    classes = instances.pred_classes.tolist()
+    return _overlay(
         image,
-        boxes=predictions.pred_boxes.tensor.numpy(),
-        masks=list(predictions.pred_masks.numpy()) if predictions.has("pred_masks") else None,
+        boxes=instances.pred_boxes.tensor.numpy(),
+        masks=list(instances.pred_masks.numpy()) if instances.has("pred_masks") else None,
         classes=classes,
         labels=[
             f"{_name(names, c)} {score:.0%}"
-            for c, score in zip(classes, predictions.scores.tolist(), strict=True)
+            for c, score in zip(classes, instances.scores.tolist(), strict=True)
         ],
     )
-    return [
-        (f"ground truth: {_objects(len(annotations))}", truth),
-        (f"predictions: {_objects(len(classes))}, score >= {score_threshold:g}", found),
-    ]
 
 
 def _overlay(

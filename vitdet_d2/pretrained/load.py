@@ -51,7 +51,11 @@ _REBUILT = re.compile(
 
 
 def load_init_checkpoint(
-    model: nn.Module, path_or_url: str | os.PathLike[str], *, strict_heads: bool = False
+    model: nn.Module,
+    path_or_url: str | os.PathLike[str],
+    *,
+    strict_heads: bool = False,
+    content: Mapping[str, Any] | None = None,
 ) -> LoadReport:
     """Load the weights to start from.
 
@@ -60,6 +64,7 @@ def load_init_checkpoint(
         path_or_url: a file, web address, ``detectron2://NAME`` (with or without
             ``?matching_heuristics=True``), or the name of a released checkpoint.
         strict_heads: for evaluation: every tensor of the model must come from the file.
+        content: what `read_weights` gave for the file, where it was read before.
 
     Returns:
         What was loaded and what was not; it is logged too.
@@ -69,7 +74,8 @@ def load_init_checkpoint(
     """
     if isinstance(model, DistributedDataParallel):
         model = model.module
-    content = read_weights(path_or_url)
+    if content is None:
+        content = read_weights(path_or_url)
     source = redact(os.fspath(path_or_url))
     plan = _plan(source, model.state_dict(), _model_tensors(source, content))
     report = plan.report(_class_names(content))

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trained detector from a recipe and weights, or from weights that carry their recipe.
+
+Vocabulary:
+    saved: the entry ``vitdet_d2`` of a checkpoint of ours, with ``thing_classes``, ``dataset_ids``
+        and ``recipe`` (JSON, see `recipe_json`); other checkpoints have none.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from vitdet_d2.engine.build import build_model, resolve_device
+from vitdet_d2.engine.checkpoint_store import CheckpointStore
+from vitdet_d2.engine.class_names import ClassTable, find_classes
+from vitdet_d2.engine.input_size import check_input_size
+from vitdet_d2.engine.overrides import apply_overrides
+from vitdet_d2.engine.recipe_json import from_json
+from vitdet_d2.engine.recipes import complete, load_recipe
+from vitdet_d2.engine.settings import read_settings
+from vitdet_d2.errors import RecipeError, WeightsError
+from vitdet_d2.pretrained.load import load_init_checkpoint
+from vitdet_d2.pretrained.reader import read_weights
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Detector:
+    """A model with what is needed to use it.
+
+    Attributes:
+        model: in eval mode, with all of its weights from the file.
+        augmentations: of the recipe's test data, in order.
+        channel_order: what the model takes, "RGB" or "BGR".
+        classes: what its class indices mean.
+        amp_dtype: what mixed precision would compute in; None where the recipe has none, or on the
+            CPU.
+        weights: the file they came from.
+    """
+
+    model: nn.Module
+    augmentations: Sequence[Any]
+    channel_order: str
+    classes: ClassTable
+    amp_dtype: torch.dtype | None
+    weights: str
+
+
+def load_detector(
+    weights: str | os.PathLike[str],
+    config_file: str | os.PathLike[str] | None = None,
+    overrides: Sequence[str] = (),
+    device: str = "auto",
+) -> Detector:
+    """Build a recipe's model, and load its weights.
+
+    Args:
+        weights: a checkpoint, an address, or a run folder, whose newest verified checkpoint is
+            taken.
+        config_file: path or name of the recipe; None: the one in the checkpoint.
+        overrides: changes of the recipe.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        RecipeError: the recipe is not found, or nothing can be predicted with it.
+        WeightsError: the weights cannot be read, do not fit, or carry no recipe.
+    """
+    chosen = resolve_device(device, "--device")
+    cfg = None if config_file is None else load_recipe(str(config_file), overrides, eval_only=True)
+    if cfg is not None:
+        _check_recipe(cfg)  # before a large file is read
+    source = _checkpoint_of(os.fspath(weights))
+    content = read_weights(source)
+    saved = content.get("vitdet_d2")
+    saved = saved if isinstance(saved, dict) else None
+    if cfg is None:
+        cfg = _saved_recipe(source, saved)
+        apply_overrides(cfg, overrides)
+        _check_recipe(cfg)
+    _compare_class_counts(cfg, saved, source, carried=config_file is None)
+    return assemble(cfg, source, content, chosen)
+
+
+def assemble(
+    cfg: DictConfig, weights: str, content: Mapping[str, Any], device: torch.device
+) -> Detector:
+    """Build a detector from what was read.
+
+    Args:
+        cfg: a complete recipe with all overrides.
+        weights: the file, for messages.
+        content: what is in it.
+        device: where the model goes.
+
+    Raises:
+        WeightsError: the weights do not fit the model.
+    """
+    model = build_model(cfg, device).eval()
+    load_init_checkpoint(model, weights, strict_heads=True, content=content)
+    saved = content.get("vitdet_d2")
+    classes = find_classes(cfg, saved if isinstance(saved, dict) else None, num_classes_of(model))
+    return Detector(
+        model=model,
+        augmentations=[instantiate(node) for node in _augmentations(cfg)],
+        channel_order=_channel_order(cfg),
+        classes=classes,
+        amp_dtype=read_settings(cfg).amp_dtype if device.type == "cuda" else None,
+        weights=weights,
+    )
+
+
+def num_classes_of(model: nn.Module) -> int:
+    """Return how many classes a detector tells apart.
+
+    Args:
+        model: in Detectron2's format.
+
+    Raises:
+        RecipeError: it does not say.
+    """
+    for part in (getattr(model, "roi_heads", None), model, getattr(model, "head", None)):
+        count = getattr(part, "num_classes", None)
+        if isinstance(count, int):
+            return count
+    raise RecipeError(
+        f"model: {type(model).__name__} has no num_classes, neither itself nor in its roi_heads or "
+        "head; is it a detector?"
+    )
+
+
+def _checkpoint_of(weights: str) -> str:
+    """Return the file that is meant; that of a run folder is checked against its hash.
+
+    Raises:
+        WeightsError: a folder without a checkpoint.
+    """
+    folder = Path(weights).expanduser()
+    if "://" in weights or not folder.is_dir():
+        return weights if "://" in weights else str(folder)
+    store = CheckpointStore(folder)
+    found = store.newest_verified()
+    if found is None:
+        raise WeightsError(f"{store.describe_contents()}; name a checkpoint with --weights FILE")
+    logger.info("Weights of the run: %s", found)
+    return str(found)
+
+
+def _saved_recipe(source: str, saved: Mapping[str, Any] | None) -> DictConfig:
+    """Return the recipe in a checkpoint.
+
+    Raises:
+        WeightsError: it has none.
+    """
+    text = saved.get("recipe") if saved is not None else None
+    if not isinstance(text, str):
+        raise WeightsError(
+            f"{source}: carries no recipe, as checkpoints of `vitdet train` do; name the one it "
+            "was trained with: --config-file PATH|NAME"
+        )
+    return complete(from_json(text, f"the recipe in {source}"))
+
+
+def _compare_class_counts(
+    cfg: DictConfig, saved: Mapping[str, Any] | None, source: str, *, carried: bool
+) -> None:
+    """Refuse a recipe for other classes, with the cure that fits this command.
+
+    Raises:
+        WeightsError: the numbers differ.
+    """
+    names = list((saved or {}).get("thing_classes") or ())
+    count = OmegaConf.select(cfg, "model.roi_heads.num_classes")
+    if not names or not isinstance(count, int) or count == len(names):
+        return
+    shown = ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
+    cure = f"set model.roi_heads.num_classes={len(names)}"
+    if not carried and isinstance((saved or {}).get("recipe"), str):
+        cure = f"leave --config-file out (the checkpoint carries its own recipe), or {cure}"
+    raise WeightsError(
+        f"{source}: trained on {len(names)} classes ({shown}), the recipe has {count}; {cure}"
+    )
+
+
+def _check_recipe(cfg: DictConfig) -> None:
+    """Refuse a recipe that cannot predict, before anything is built.
+
+    Raises:
+        RecipeError: it has no test augmentations, no channel order, or too large images.
+    """
+    check_input_size(cfg)
+    _augmentations(cfg)
+    _channel_order(cfg)
+
+
+def _augmentations(cfg: DictConfig) -> Sequence[Any]:
+    """Return the nodes of the test augmentations.
+
+    Raises:
+        RecipeError: there are none.
+    """
+    key = "dataloader.test.mapper.augmentations"
+    nodes = OmegaConf.select(cfg, key)
+    if not OmegaConf.is_list(nodes):
+        raise RecipeError(
+            f"{key}: expected the list of augmentations that test images go through, got "
+            f"{nodes!r}; without it there is no telling what size the model expects"
+        )
+    return nodes
+
+
+def _channel_order(cfg: DictConfig) -> str:
+    """Return what evaluation reads images as: the mapper's format, else the model's.
+
+    Raises:
+        RecipeError: neither says, or it is not a format of pictures that are read here.
+    """
+    keys = ("dataloader.test.mapper.image_format", "model.input_format")
+    values = [OmegaConf.select(cfg, key) for key in keys]
+    given = next((value for value in values if value is not None), None)
+    if given not in ("RGB", "BGR"):
+        raise RecipeError(f"{keys[0]} and {keys[1]}: expected RGB or BGR, got {values}")
+    if None not in values and values[0] != values[1]:
+        logger.warning(
+            "%s=%s, but %s=%s; images are given in the former, as in evaluation",
+            keys[0],
+            values[0],
+            keys[1],
+            values[1],
+        )
+    return str(given)
