@@ -9,6 +9,30 @@ from __future__ import annotations
 # Stands before the activation: the bundled Detectron2 reads it when it is imported first.
 __version__ = "0.1.0"
 
+from typing import TYPE_CHECKING, Any
+
 from vitdet_d2 import runtime as _runtime
 
+if TYPE_CHECKING:
+    from vitdet_d2.engine.predictor import Predictor
+
+__all__ = ["Predictor", "__version__"]
+
 _runtime.activate()
+
+
+def __getattr__(name: str) -> Any:
+    """Import on demand what stands at the top for convenience: it needs torch.
+
+    Raises:
+        AttributeError: there is no such name.
+    """
+    if name == "Predictor":
+        from vitdet_d2.engine.predictor import Predictor
+
+        return Predictor
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -100,7 +100,7 @@ def prepare_datasets(cfg: DictConfig, *, training: bool = True) -> DatasetInfo:
         _log_data(next(data for data in used if data.name == name))
     if first is not None:
         _log_classes(first)
-        _set_num_classes(cfg, len(first.classes))
+        set_num_classes(cfg, len(first.classes), "the data")
         if training and first.report is not None:
             limit_federated_classes(_class_counts(cfg), first.report)
     return DatasetInfo(
@@ -332,13 +332,20 @@ def _log_classes(data: _Used) -> None:
     logger.debug("Classes:\n      id  index  name\n%s", table)
 
 
-def _set_num_classes(cfg: DictConfig, num_classes: int) -> None:
-    """Write the number of classes wherever the model has it, except through a reference."""
+def set_num_classes(cfg: DictConfig, num_classes: int, owner: str) -> None:
+    """Write the number of classes wherever the model has it, except through a reference.
+
+    Args:
+        cfg: the recipe; changed in place.
+        num_classes: how many.
+        owner: what has so many classes, for the log.
+    """
     for node in _class_counts(cfg):
         if OmegaConf.is_interpolation(node, "num_classes") or node.num_classes == num_classes:
             continue
         logger.info(
-            "the data has %d classes; the recipe's num_classes=%s is replaced",
+            "%s has %d classes; the recipe's num_classes=%s is replaced",
+            owner,
             num_classes,
             node.num_classes,
         )

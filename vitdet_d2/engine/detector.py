@@ -20,6 +20,7 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from vitdet_d2.data.prepare import set_num_classes
 from vitdet_d2.engine.build import build_model, resolve_device
 from vitdet_d2.engine.checkpoint_store import CheckpointStore
 from vitdet_d2.engine.class_names import ClassTable, find_classes
@@ -89,6 +90,9 @@ def load_detector(
         apply_overrides(cfg, overrides)
         _check_recipe(cfg)
     _compare_class_counts(cfg, saved, source, carried=config_file is None)
+    names = (saved or {}).get("thing_classes")
+    if names and config_file is not None:
+        set_num_classes(cfg, len(names), "the checkpoint")  # as before training and evaluation
     return assemble(cfg, source, content, chosen)
 
 
