@@ -110,5 +110,9 @@ def test_nothing_found_says_where_was_looked(
 
 
 def test_only_results_in_a_folder_are_no_pictures(place: Path) -> None:
-    with pytest.raises(DataError, match="no pictures in folder"):
+    with pytest.raises(DataError, match=r"other: all its pictures lie in .*the folder for the res"):
         find_images(["other"], exclude=place / "other")
+
+
+def test_a_file_named_by_itself_is_taken_from_anywhere(place: Path) -> None:
+    assert find_images(["other/b.jpg"], exclude=place / "other").names == ("b.jpg",)

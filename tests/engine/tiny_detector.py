@@ -29,6 +29,7 @@ OVERRIDES = (
     "model.roi_heads.mask_head.num_classes=2",
     "train.device=cpu",
     "data.image_size=64",
+    "model.proposal_generator.post_nms_topk=[150, 30]",
 )
 
 

@@ -59,7 +59,7 @@ def find_images(
     Args:
         inputs: files, folders and patterns (``*``, ``?``, ``[...]``, ``**`` for any folders).
         recursive: take the pictures of sub-folders too.
-        exclude: a folder whose files are left out, such as that of the results.
+        exclude: the folder for the results, whose files are left out unless named one by one.
 
     Raises:
         DataError: one of the inputs leads to no picture; the message says where it looked.
@@ -71,7 +71,14 @@ def find_images(
         candidates, others = _candidates(text, recursive)
         # By the real path, so that a link and its target are one picture.
         real = {path: path.resolve() for path in candidates}
-        kept = [p for p in candidates if left_out is None or left_out not in real[p].parents]
+        # What is named by itself is meant, wherever it lies.
+        named = [Path(text).expanduser()] == candidates
+        kept = [p for p in candidates if named or left_out not in real[p].parents]
+        if candidates and not kept:
+            raise DataError(
+                f"{text}: all its pictures lie in {exclude}, the folder for the results; name "
+                "another one for these"
+            )
         if not kept:
             raise DataError(_nothing(text, recursive, others))
         for path in kept:

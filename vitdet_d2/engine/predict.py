@@ -32,9 +32,9 @@ from vitdet_d2.engine.predict_arguments import PredictArguments
 from vitdet_d2.engine.predictor import Predictor
 from vitdet_d2.engine.run_folder import make_writable
 from vitdet_d2.engine.terminal import bar, quiet_third_parties, shows_bars, terminal_logging
-from vitdet_d2.errors import DataError, RecipeError, StoppedBySignal
+from vitdet_d2.errors import DataError, RecipeError, StoppedBySignal, UserError
 from vitdet_d2.evaluation.detection_file import DetectionFile
-from vitdet_d2.evaluation.pictures import draw_detections
+from vitdet_d2.evaluation.pictures import draw_detections, load_visualizer
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ def run_predict(arguments: PredictArguments) -> None:
         DataError: no picture was found, before anything is written; or some could not be used,
             after the others were done.
         WeightsError: the weights cannot be used.
+        UserError: nothing can be drawn, or the output folder cannot be written to.
         StoppedBySignal: interrupted; what was done is saved.
     """
     quiet_third_parties()
@@ -69,6 +70,8 @@ def run_predict(arguments: PredictArguments) -> None:
             logger.info("Left out %d files without an ending of a picture", len(images.skipped))
         targets = plan_pictures(images) if arguments.pictures else {}
         _check_output(arguments, images, targets)
+        if arguments.pictures:
+            load_visualizer()  # a missing package is told before the work
         detector = _load(arguments)
         if not detector.classes.is_known:
             logger.warning("Classes are numbered: %s", detector.classes.source)
@@ -217,7 +220,7 @@ class _Job:
         """Yield detections; where a batch fails, its pictures are tried one by one."""
         try:
             found = self._predictor.predict_batch([image.pixels for _, image in batch])
-        except (DataError, MemoryError, torch.OutOfMemoryError) as error:
+        except (UserError, MemoryError, torch.OutOfMemoryError) as error:
             if len(batch) > 1:
                 for one in batch:
                     yield from self._predict([one])
@@ -230,7 +233,7 @@ class _Job:
     def _record(self, name: str, image: UprightImage, instances: Instances) -> None:
         boxes = instances.pred_boxes.tensor
         if not bool(torch.isfinite(boxes).all() and torch.isfinite(instances.scores).all()):
-            self._fail(name, DataError("the model's detections are not finite; are its weights?"))
+            self._fail(name, DataError("the model gave detections that are not finite"))
             return
         target = self._targets.get(name, "")
         if target:
@@ -249,7 +252,7 @@ class _Job:
 
     def _fail(self, name: str, error: BaseException) -> None:
         reason = " ".join(str(error).split()) or type(error).__name__
-        if not isinstance(error, DataError):
+        if not isinstance(error, UserError):
             reason = f"not enough memory ({reason}); make it smaller, or raise --score-threshold"
         reason = reason.removeprefix(f"{self._images.path(name)}: ")
         logger.warning("%s: %s", name, reason)

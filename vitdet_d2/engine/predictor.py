@@ -256,6 +256,8 @@ class Predictor:
             DataError: a picture is too thin to be resized.
             RecipeError: one is larger than the square that the model pads to.
         """
+        if not pictures:
+            return []
         inputs = [self._model_input(picture) for picture in pictures]
         with torch.no_grad(), self._precision():
             outputs = self.model(inputs)

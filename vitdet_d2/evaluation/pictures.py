@@ -7,6 +7,7 @@ drawn on the image as the model's user has it; ``overview.png`` shows all of the
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from detectron2.structures import BoxMode, Instances
 from detectron2.utils.colormap import colormap
 from PIL import Image, ImageDraw, ImageFont
 from torch import nn
+
+from vitdet_d2.errors import UserError
 
 _MIN_SIDE = 480  # pixels; below, digits and small objects are hard to see on a screen
 _MAX_SIDE = 1600  # a picture with two panels then still fits on a wide screen at half size
@@ -162,6 +165,22 @@ def draw_detections(
     )
 
 
+def load_visualizer() -> Any:
+    """Return Detectron2's `Visualizer`, which is imported for drawing alone.
+
+    Raises:
+        UserError: an installed Detectron2 draws with OpenCV, which is not there.
+    """
+    try:
+        return importlib.import_module("detectron2.utils.visualizer").Visualizer
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"pictures: Detectron2's drawing needs {error.name}, which is not installed; "
+            "pip install opencv-python-headless, or go without pictures (train.pictures=0, "
+            "vitdet predict --no-pictures)"
+        ) from error
+
+
 def _overlay(
     image: np.ndarray,
     boxes: Sequence[Any] | np.ndarray,
@@ -177,7 +196,7 @@ def _overlay(
     height, width = image.shape[:2]
     scale = max(1.0, _MIN_SIDE / min(height, width))
     scale = min(scale, _MAX_SIDE / max(height, width))
-    visualizer = Visualizer(image, None, scale=scale)
+    visualizer = load_visualizer()(image, None, scale=scale)
     if len(classes):
         visualizer.overlay_instances(
             boxes=np.asarray(boxes, dtype=float).reshape(-1, 4),
