@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from omegaconf import OmegaConf
 
 from vitdet_d2.engine.class_names import find_classes
@@ -46,6 +46,20 @@ def test_then_the_registered_data_set() -> None:
     assert (table.category_ids[0], table.category_ids[79]) == (1, 90)
     assert table.source == "data set coco_2017_val"
     assert find_classes(recipe(["coco_2017_val"]), None, 80) == table
+
+
+def test_names_of_lvis_come_from_its_file(json_file: str) -> None:
+    name = "insects_in_lvis_format"
+    DatasetCatalog.register(name, list)
+    try:
+        MetadataCatalog.get(name).set(json_file=json_file, evaluator_type="lvis")
+        table = find_classes(recipe(name), None, 2)
+        assert (table.names, table.category_ids) == (("elk", "fly"), (3, 8))
+        Path(json_file).unlink()
+        assert find_classes(recipe(name), None, 2).names == ("class 0", "class 1")
+    finally:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
 
 
 def test_digits_are_known_without_being_drawn() -> None:

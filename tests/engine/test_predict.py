@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,18 +14,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from detectron2.config import instantiate
 from PIL import Image
 from pycocotools.coco import COCO
 
 from tests.engine import tiny_detector
-from vitdet_d2 import Predictor
+from tests.zoo.bad_server import BadServer
+from tests.zoo.released_layout import write_released
+from vitdet_d2 import Predictor, zoo
 from vitdet_d2.data.image_paths import FoundImages
-from vitdet_d2.engine import cli
+from vitdet_d2.engine import cli, detector
 from vitdet_d2.engine.predict import plan_pictures
 from vitdet_d2.engine.predict_arguments import parse_predict
 from vitdet_d2.errors import RecipeError, UserError
 from vitdet_d2.evaluation import pictures
 from vitdet_d2.evaluation.detection_file import instances_to_coco_json
+from vitdet_d2.zoo import catalogue
 
 pytestmark = pytest.mark.filterwarnings(
     # An installed Detectron2 makes its anchors in the old way.
@@ -217,6 +223,51 @@ def test_classes_without_names_are_numbered_with_a_note(place: Place) -> None:
     )
     assert "WARNING: Classes are numbered: neither the weights nor" in told
     assert [row["name"] for row in place.content()["categories"]] == ["class 0", "class 1"]
+
+
+def test_a_released_model_by_name(
+    place: Place, server: BadServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Download, recipe, names of COCO and prediction; the recipe is small here."""
+    cfg = tiny_detector.recipe(
+        "model.roi_heads.num_classes=80",
+        "model.roi_heads.mask_head.num_classes=80",
+        "dataloader.test.dataset.names=coco_2017_val",
+    )
+    state = instantiate(cfg.model).state_dict()
+    released = place.folder / "released.pkl"
+    write_released(released, {name: tensor.numpy() for name, tensor in state.items()})
+    prefix = hashlib.md5(released.read_bytes()).hexdigest()[:6]
+    row = dataclasses.replace(zoo.find("vitdet_b"), hash_prefix=prefix)
+    monkeypatch.setattr(catalogue, "RELEASED", (row,))
+    monkeypatch.setattr(detector, "get_config", lambda name: cfg)
+    server.files[f"/ViTDet/{row.path}"] = released.read_bytes()
+    place.add("a.png")
+    for more in ((), ("--overwrite",)):
+        place.run("--model", "vitdet_b", "--no-pictures", *more, threshold="0")
+    assert len(server.requests) == 1
+    content = place.content()
+    assert [row["name"] for row in content["categories"]][:3] == ["person", "bicycle", "car"]
+    assert content["info"]["recipe"] == "vitdet_b"
+    assert content["annotations"]
+    assert Predictor.from_zoo("vitdet_b", device="cpu").classes.names[79] == "toothbrush"
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("vitdt_l", ("did you mean vitdet_l",)),
+        ("vitdet_ti", ("no checkpoint of the recipe 'vitdet_ti' was released",)),
+        ("cascade_swin_b", ("its Swin backbone is not in this version",)),
+    ],
+)
+def test_models_that_are_not_there(place: Place, name: str, parts: tuple[str, ...]) -> None:
+    place.add("a.png")
+    _, told = place.run("--model", name, code=2)
+    for part in parts:
+        assert part in told
+    assert told.count("\n") == 1
+    assert not place.output.exists()
 
 
 # ---------------------------------------------------------------- bad pictures
@@ -469,12 +520,18 @@ def test_an_output_folder_that_cannot_be_made(place: Place) -> None:
     assert "output folder out cannot be written to" in told
 
 
-def test_a_drawing_package_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("module", "package"), [("cv2", "opencv-python-headless"), ("matplotlib", "matplotlib")]
+)
+def test_a_drawing_package_that_is_missing(
+    monkeypatch: pytest.MonkeyPatch, module: str, package: str
+) -> None:
     def missing(name: str) -> None:
-        raise ModuleNotFoundError("No module named 'cv2'", name="cv2")
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
 
     monkeypatch.setattr("importlib.import_module", missing)
-    with pytest.raises(UserError, match="needs cv2, which is not installed; pip install opencv"):
+    expected = f"needs {module}, which is not installed; pip install {package}, or"
+    with pytest.raises(UserError, match=expected):
         pictures.load_visualizer()
 
 

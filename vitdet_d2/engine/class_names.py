@@ -2,7 +2,7 @@
 """What the class indices of a model mean, from the first place that says so.
 
 Places, in order: the checkpoint; the annotation file that the recipe names with ``data.*``; the
-data set that the recipe names, where it is registered; else numbers.
+data set that the recipe names, where it is registered (LVIS: and its file is there); else numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from omegaconf import DictConfig, OmegaConf
 
-from vitdet_d2.checks.coco_json import read_json
+from vitdet_d2.checks.coco_file import read_json
 from vitdet_d2.data.digits import register_digits
 from vitdet_d2.data.prepare import DIGITS
 from vitdet_d2.errors import DataError
@@ -78,18 +78,23 @@ def _from_checkpoint(saved: Mapping[str, Any] | None) -> ClassTable | None:
 def _from_files(cfg: DictConfig) -> list[ClassTable | None]:
     tables = []
     for split in ("val", "train"):
-        named = OmegaConf.select(cfg, f"data.{split}_json")
-        if not named or not Path(named).is_file():
-            continue
-        try:
-            content = read_json(Path(named))
-        except DataError:  # predicting does not need it
-            continue
-        rows = content.get("categories") if isinstance(content, dict) else None
-        if isinstance(rows, list) and all(isinstance(row, dict) for row in rows):
-            rows = sorted((r for r in rows if {"id", "name"} <= r.keys()), key=lambda r: r["id"])
-            tables.append(_table([r["name"] for r in rows], [r["id"] for r in rows], str(named)))
+        tables.append(_from_file(OmegaConf.select(cfg, f"data.{split}_json")))
     return tables
+
+
+def _from_file(named: str | None) -> ClassTable | None:
+    """Read the categories of an annotation file; None where there is nothing to read."""
+    if not named or not Path(named).is_file():
+        return None
+    try:
+        content = read_json(Path(named))
+    except DataError:  # predicting does not need it
+        return None
+    rows = content.get("categories") if isinstance(content, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        return None
+    rows = sorted((row for row in rows if {"id", "name"} <= row.keys()), key=lambda row: row["id"])
+    return _table([row["name"] for row in rows], [row["id"] for row in rows], str(named))
 
 
 def _from_registered(cfg: DictConfig) -> list[ClassTable | None]:
@@ -104,5 +109,7 @@ def _from_registered(cfg: DictConfig) -> list[ClassTable | None]:
             metadata = MetadataCatalog.get(name)
             index = metadata.get("thing_dataset_id_to_contiguous_id") or {}
             ids = sorted(index, key=lambda number: index[number])
-            tables.append(_table(metadata.get("thing_classes"), ids, f"data set {name}"))
+            known = _table(metadata.get("thing_classes"), ids, f"data set {name}")
+            # Names of LVIS are in its annotation file alone.
+            tables.append(known or _from_file(metadata.get("json_file")))
     return tables

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from vitdet_d2.data.prepare import set_num_classes
-from vitdet_d2.engine.build import build_model, resolve_device
+from vitdet_d2.engine.build import resolve_device
 from vitdet_d2.engine.checkpoint_store import CheckpointStore
 from vitdet_d2.engine.class_names import ClassTable, find_classes
 from vitdet_d2.engine.input_size import check_input_size
@@ -32,6 +32,7 @@ from vitdet_d2.engine.settings import read_settings
 from vitdet_d2.errors import RecipeError, WeightsError
 from vitdet_d2.pretrained.load import load_init_checkpoint
 from vitdet_d2.pretrained.reader import read_weights
+from vitdet_d2.zoo import find, for_inference, get_config
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +97,27 @@ def load_detector(
     return assemble(cfg, source, content, chosen)
 
 
+def load_released(name: str, overrides: Sequence[str] = (), device: str = "auto") -> Detector:
+    """Build a released model, and load its weights, downloaded at the first use.
+
+    Args:
+        name: ours or Detectron2's, of `vitdet zoo list`.
+        overrides: changes of its recipe.
+        device: as of `load_detector`.
+
+    Raises:
+        RecipeError: there is no such model, or not yet.
+        DownloadError: the weights cannot be downloaded now.
+        WeightsError: what was downloaded is not these weights.
+    """
+    chosen = resolve_device(device, "--device")
+    entry = find(name)
+    cfg = complete(get_config(name))
+    apply_overrides(cfg, overrides)
+    _check_recipe(cfg)
+    return assemble(cfg, entry.address, read_weights(entry.address), chosen)
+
+
 def assemble(
     cfg: DictConfig, weights: str, content: Mapping[str, Any], device: torch.device
 ) -> Detector:
@@ -110,7 +132,7 @@ def assemble(
     Raises:
         WeightsError: the weights do not fit the model.
     """
-    model = build_model(cfg, device).eval()
+    model = instantiate(for_inference(cfg.model)).to(device).eval()
     load_init_checkpoint(model, weights, strict_heads=True, content=content)
     saved = content.get("vitdet_d2")
     classes = find_classes(cfg, saved if isinstance(saved, dict) else None, num_classes_of(model))

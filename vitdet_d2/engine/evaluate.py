@@ -18,6 +18,7 @@ from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from vitdet_d2.checks.square_pad import refuse_cropping
 from vitdet_d2.engine import random_state
 from vitdet_d2.engine.build import resolve_device
 from vitdet_d2.engine.progress import EvaluationBar
@@ -62,6 +63,7 @@ def do_eval(cfg: DictConfig) -> dict[str, Any]:
     require_weights(settings.init_checkpoint)
     info = prepare_datasets(cfg, training=False)
     model = instantiate(for_inference(cfg.model)).to(resolve_device(settings.device))
+    refuse_cropping(model)
     report = load_init_checkpoint(model, settings.init_checkpoint, strict_heads=True)
     require_same_classes(report.thing_classes, info.thing_classes, settings.init_checkpoint)
     return evaluate_model(cfg, model, settings.output_dir)

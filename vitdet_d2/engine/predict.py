@@ -27,7 +27,7 @@ from vitdet_d2 import runtime
 from vitdet_d2.data.image_file import UprightImage, read_upright
 from vitdet_d2.data.image_paths import FoundImages, find_images
 from vitdet_d2.engine.atomic_write import atomic_write
-from vitdet_d2.engine.detector import Detector, load_detector
+from vitdet_d2.engine.detector import Detector, load_detector, load_released
 from vitdet_d2.engine.predict_arguments import PredictArguments
 from vitdet_d2.engine.predictor import Predictor
 from vitdet_d2.engine.run_folder import make_writable
@@ -80,6 +80,8 @@ def run_predict(arguments: PredictArguments) -> None:
 
 
 def _load(arguments: PredictArguments) -> Detector:
+    if arguments.model is not None:
+        return load_released(arguments.model, arguments.overrides, arguments.device)
     assert arguments.weights is not None, "the command line asks for weights"
     return load_detector(
         arguments.weights, arguments.config_file, arguments.overrides, arguments.device

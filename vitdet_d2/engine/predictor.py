@@ -26,7 +26,7 @@ from torch import nn
 from vitdet_d2.checks.square_pad import refuse_cropping
 from vitdet_d2.data.image_file import MAX_PIXELS, read_upright, upright
 from vitdet_d2.engine.class_names import ClassTable
-from vitdet_d2.engine.detector import Detector, load_detector
+from vitdet_d2.engine.detector import Detector, load_detector, load_released
 from vitdet_d2.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -136,6 +136,33 @@ class Predictor:
             WeightsError: the checkpoint cannot be read, or carries no recipe.
         """
         detector = load_detector(weights, None, overrides, device)
+        return cls.from_detector(detector, score_threshold=score_threshold, amp=amp)
+
+    @classmethod
+    def from_zoo(
+        cls,
+        name: str,
+        *,
+        overrides: Sequence[str] = (),
+        device: str = "auto",
+        score_threshold: float | None = None,
+        amp: bool = False,
+    ) -> Predictor:
+        """Take a released model, whose weights are downloaded at the first use.
+
+        Args:
+            name: of `vitdet zoo list`, for example ``vitdet_b``.
+            overrides: as in `from_recipe`.
+            device: as in `from_recipe`.
+            score_threshold: as in `Predictor`.
+            amp: as in `from_recipe`.
+
+        Raises:
+            RecipeError: there is no such model, or not yet.
+            DownloadError: the weights cannot be downloaded now.
+            WeightsError: what was downloaded is not these weights.
+        """
+        detector = load_released(name, overrides, device)
         return cls.from_detector(detector, score_threshold=score_threshold, amp=amp)
 
     @classmethod

@@ -169,14 +169,16 @@ def load_visualizer() -> Any:
     """Return Detectron2's `Visualizer`, which is imported for drawing alone.
 
     Raises:
-        UserError: an installed Detectron2 draws with OpenCV, which is not there.
+        UserError: an installed Detectron2 draws with OpenCV and matplotlib, and one of them is not
+            there.
     """
     try:
         return importlib.import_module("detectron2.utils.visualizer").Visualizer
     except ModuleNotFoundError as error:
+        package = "opencv-python-headless" if error.name == "cv2" else error.name
         raise UserError(
             f"pictures: Detectron2's drawing needs {error.name}, which is not installed; "
-            "pip install opencv-python-headless, or go without pictures (train.pictures=0, "
+            f"pip install {package}, or go without pictures (train.pictures=0, "
             "vitdet predict --no-pictures)"
         ) from error
 

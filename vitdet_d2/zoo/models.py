@@ -11,6 +11,7 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
+from vitdet_d2.checks.square_pad import refuse_cropping
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.zoo.cached_file import CachedFile, fetch
 from vitdet_d2.zoo.catalogue import Released, find, lookup
@@ -39,6 +40,7 @@ def get(name: str, trained: bool = True, device: str | torch.device | None = Non
 
     Its input is a list of dictionaries with ``image``, a ``(3, H, W)`` tensor in RGB from 0 to
     255, and optionally ``height`` and ``width`` of the result, as Detectron2's models take it.
+    An image larger than the square that the model pads to is an error, and never cropped.
 
     Args:
         name: ours, such as ``vitdet_b``, or Detectron2's, such as ``COCO/mask_rcnn_vitdet_b``.
@@ -60,7 +62,7 @@ def get(name: str, trained: bool = True, device: str | torch.device | None = Non
         from vitdet_d2.pretrained.load import load_init_checkpoint
 
         load_init_checkpoint(model, entry.address, strict_heads=True)
-    return model.to(device).eval()
+    return refuse_cropping(model.to(device).eval())
 
 
 def download(name: str) -> CachedFile:
