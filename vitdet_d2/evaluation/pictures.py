@@ -191,9 +191,6 @@ def _overlay(
     labels: list[str],
 ) -> Image.Image:
     """Draw instances on an enlarged copy of an image, in one colour per class."""
-    # Here: an installed Detectron2's needs OpenCV, which evaluation without pictures does not.
-    from detectron2.utils.visualizer import Visualizer
-
     palette = colormap(rgb=True, maximum=1)
     height, width = image.shape[:2]
     scale = max(1.0, _MIN_SIDE / min(height, width))
