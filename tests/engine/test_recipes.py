@@ -219,7 +219,7 @@ def test_json_is_exact() -> None:
 
 def test_what_has_no_name_fails_when_it_is_read() -> None:
     text = to_json(DictConfig({"a": {"f": lambda x: x}}, flags={"allow_objects": True}))
-    with pytest.raises(RecipeError, match=r"config.json: a.f was <function .*has no name"):
+    with pytest.raises(RecipeError, match=r"config.json: a.f was .*<lambda> .*has no name"):
         from_json(text, "config.json")
 
 
@@ -252,3 +252,17 @@ def test_our_recipes_survive_saving(name: str) -> None:
     with torch.device("meta"):
         first, second = instantiate(cfg.model), instantiate(again.model)
     assert [p.shape for p in first.parameters()] == [p.shape for p in second.parameters()]
+
+
+def test_function_without_a_name_is_the_same_at_every_start(tmp_path: Path) -> None:
+    """As in Detectron2's LVIS recipes: a lambda is saved as its place, and is no change."""
+    path = write(tmp_path, WHOLE + "model['weights'] = lambda: 3\nmodel['other'] = object()\n")
+    first, again = (to_json(load_recipe(path)) for _ in range(2))
+    assert changes(first, again) == []
+    assert "<lambda> (recipe.py, line 5)" in first
+    with pytest.raises(
+        RecipeError, match=r"weights was <lambda> \(recipe.py, line 5\).*use the rec"
+    ):
+        from_json(first, "config.json")
+    moved = write(tmp_path, "\n" + WHOLE + "model['weights'] = lambda: 3\n")
+    assert any("line 6" in change for change in changes(first, to_json(load_recipe(moved))))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from typing import Any
 
 import detectron2
 import pytest
+from PIL import Image
 
 from vitdet_d2 import runtime
 
@@ -111,3 +113,93 @@ def assert_same_calls(ours: Any, theirs: Any, path: str) -> None:
             assert_same_calls(a, b, f"{path}[{number}]")
     else:
         assert ours == theirs, path
+
+
+TOY = (
+    "train.init_checkpoint=", "train.max_iter=1", "train.checkpointer.period=1",
+    "train.eval_period=0", "model.backbone.net.embed_dim=32", "model.backbone.net.depth=2",
+    "model.backbone.net.num_heads=2", "model.backbone.net.window_block_indexes=[0]",
+    "model.backbone.net.img_size=64", "model.backbone.square_pad=64",
+    "model.roi_heads.num_classes=6", "dataloader.train.total_batch_size=1",
+    "dataloader.train.num_workers=0", "dataloader.test.num_workers=0",
+    "dataloader.train.mapper.augmentations.1.target_height=64",
+    "dataloader.train.mapper.augmentations.1.target_width=64",
+    "dataloader.train.mapper.augmentations.2.crop_size=[64,64]",
+    "dataloader.test.mapper.augmentations.0.short_edge_length=64",
+    "dataloader.test.mapper.augmentations.0.max_size=64",
+)  # fmt: skip
+
+
+def write_lvis(root: Path) -> None:
+    """LVIS's layout below ``root``: two blank pictures of 64 pixels, two classes of six in each."""
+    square = {
+        "bbox": [8, 8, 40, 40],
+        "area": 1600.0,
+        "segmentation": [[8, 8, 48, 8, 48, 48, 8, 48]],
+    }
+    document = {
+        "images": [
+            {
+                "id": i,
+                "coco_url": f"http://images.cocodataset.org/val2017/{i}.jpg",
+                "height": 64,
+                "width": 64,
+                "neg_category_ids": [5],
+                "not_exhaustive_category_ids": [],
+            }
+            for i in (1, 2)
+        ],
+        "annotations": [
+            {"id": 2 * i + c, "image_id": i, "category_id": c, **square}
+            for i in (1, 2)
+            for c in (1, 2)
+        ],
+        "categories": [
+            {"id": c, "name": f"c{c}", "synonyms": [], "frequency": "rcf"[c % 3], "image_count": c}
+            for c in range(1, 7)
+        ],
+    }
+    for folder in ("lvis", "coco/val2017"):
+        (root / folder).mkdir(parents=True)
+    for split in ("train", "val"):
+        (root / f"lvis/lvis_v1_{split}.json").write_text(json.dumps(document))
+    for i in (1, 2):
+        Image.new("RGB", (64, 64)).save(root / f"coco/val2017/{i}.jpg")
+
+
+@pytest.mark.parametrize("name", ["mask_rcnn_vitdet_b_100ep", "cascade_mask_rcnn_vitdet_b_100ep"])
+def test_training_an_official_lvis_recipe_and_resuming(tmp_path: Path, name: str) -> None:
+    """It holds a lambda, which must be neither in the way of saving nor taken for a change."""
+    write_lvis(tmp_path)
+    predictors = (
+        [f"box_predictors.{i}" for i in range(3)] if "cascade" in name else ["box_predictor"]
+    )
+    few = [f"model.roi_heads.{p}.test_topk_per_image=2" for p in predictors]
+    command = [
+        sys.executable, "train_net.py", "--num-gpus", "0", "--config-file",
+        str(CHECKOUT / f"projects/ViTDet/configs/LVIS/{name}.py"),
+    ]  # fmt: skip
+    outputs = []
+    for extra in ((), ("--resume", "train.max_iter=2")):
+        options = [option for option in extra if option.startswith("--")]
+        overrides = [option for option in extra if not option.startswith("--")]
+        done = subprocess.run(
+            [*command, *options, *TOY, *few, *overrides, f"train.output_dir={tmp_path / 'run'}"],
+            env={
+                **os.environ,
+                "VITDET_D2_RUNTIME": "bundled",
+                "DETECTRON2_DATASETS": str(tmp_path),
+                "OMP_NUM_THREADS": "1",
+            },
+            cwd=Path(__file__).parents[2],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        outputs.append(done.stdout + done.stderr)
+    assert "LVIS evaluation" in outputs[0]
+    assert f"<lambda> ({name}.py, line" in (tmp_path / "run/config.json").read_text()
+    changed = re.findall(r"Recipe changed since the last start: (\S+):", outputs[1])
+    assert changed == ["train.max_iter"]
+    assert "model_0000000.pth at iteration 1" in outputs[1]

@@ -19,6 +19,7 @@ import functools
 import inspect
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -114,7 +115,7 @@ def encode(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     name = _name_of(value)
-    return {"_object_": name} if name is not None else {"_unsaved_": repr(value)}
+    return {"_object_": name} if name is not None else {"_unsaved_": _described(value)}
 
 
 def _encode_mapping(mapping: Mapping[Any, Any]) -> dict[str, Any]:
@@ -138,6 +139,14 @@ def _name_of(value: Any) -> str | None:
         return name if locate(name) == value else None
     except (ImportError, AttributeError):
         return None
+
+
+def _described(value: Any) -> str:
+    """Return text that is the same in every process: places in files, no memory addresses."""
+    code = getattr(value, "__code__", None)
+    if code is not None:
+        return f"{value.__qualname__} ({Path(code.co_filename).name}, line {code.co_firstlineno})"
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def decode(value: Any, source: str, key: str = "") -> Any:
