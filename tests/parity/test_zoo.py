@@ -14,7 +14,6 @@ import torch
 
 from tests.parity.zoo_case import MODELS
 from vitdet_d2 import runtime
-from vitdet_d2.zoo.recipe_names import recipe_names
 
 pytestmark = [
     pytest.mark.parity,
@@ -36,7 +35,7 @@ def predictions(which: str, name: str, file: Path) -> list[dict[str, Any]]:
     return torch.load(output, weights_only=True)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name in recipe_names()])
+@pytest.mark.parametrize("name", MODELS)
 def test_predictions_from_one_file_equal_detectron2(name: str, tmp_path: Path) -> None:
     file = tmp_path / "model_final_000000.pkl"
     theirs = predictions("installed", name, file)

@@ -249,3 +249,28 @@ def test_a_few_missing_tensors_are_a_warning(
 def test_unknown_contents_are_told(content: Any, message: str, save: Callable[[Any], str]) -> None:
     with pytest.raises(WeightsError, match=message):
         load_init_checkpoint(Detector(), save(content))
+
+
+def test_class_weights_of_the_federated_loss_are_of_use_in_training_only(
+    save: Callable[[Any], str],
+) -> None:
+    def with_weights(num_classes: int, count: int | None) -> Detector:
+        model = Detector(num_classes=num_classes)
+        if count is not None:
+            model.roi_heads.box_predictor.register_buffer(name, torch.full((count,), 2.0))
+        return model
+
+    name = "fed_loss_cls_weights"
+    full = f"roi_heads.box_predictor.{name}"
+    file = save({"model": {**with_weights(6, 6).state_dict(), full: torch.arange(6.0)}})
+    training = with_weights(6, 6)
+    assert full in load_init_checkpoint(training, file).loaded
+    assert torch.equal(training.state_dict()[full], torch.arange(6.0))
+    assert load_init_checkpoint(with_weights(6, None), file, strict_heads=True).dropped == (full,)
+    other = with_weights(3, 3)
+    report = load_init_checkpoint(other, file)
+    assert report.classes == (6, 3)
+    assert full not in [found for found, _, _ in report.mismatched]
+    assert torch.equal(other.state_dict()[full], torch.full((3,), 2.0)), "those of the new data"
+    without = save({"model": with_weights(6, None).state_dict()})
+    assert not load_init_checkpoint(with_weights(6, 6), without, strict_heads=True).missing

@@ -12,6 +12,7 @@ import pytest
 
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.zoo import RELEASED, Released, find, lookup
+from vitdet_d2.zoo.recipe_names import find_recipe
 
 GOLDEN = json.loads(Path(__file__).with_name("golden_readme.json").read_text())
 NAMES = [
@@ -117,3 +118,19 @@ def test_the_documented_table_is_the_catalogue() -> None:
         for entry in RELEASED
     ]
     assert rows == expected
+
+
+def test_recipes_publish_what_the_catalogue_does() -> None:
+    for entry in RELEASED:
+        if not entry.runs_here:
+            continue
+        header = find_recipe(entry.name).read_text(encoding="utf-8").split('"""')[1]
+        for text in (
+            f"{entry.box_ap:.1f} box AP, {entry.mask_ap:.1f} mask AP",
+            f"model {entry.model_id}",
+            f"{entry.train_seconds:.3f} s per iteration",
+            f"{entry.memory_gb:.1f} GB",
+            f"configs/{entry.aliases[1]}.py",
+            f"{entry.epochs} epochs",
+        ):
+            assert text in header, f"{entry.name}: {text}"
