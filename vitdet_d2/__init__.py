@@ -9,6 +9,7 @@ from __future__ import annotations
 # Stands before the activation: the bundled Detectron2 reads it when it is imported first.
 __version__ = "0.1.0"
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from vitdet_d2 import runtime as _runtime
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from vitdet_d2.engine.predictor import Predictor
 
 __all__ = ["Predictor", "__version__"]
+
+# Parts that stand for themselves: `vitdet_d2.zoo.get(NAME)` needs no import of its own.
+_PARTS = ("backbones", "data", "evaluation", "heads", "necks", "pretrained", "solver", "zoo")
 
 _runtime.activate()
 
@@ -31,6 +35,8 @@ def __getattr__(name: str) -> Any:
         from vitdet_d2.engine.predictor import Predictor
 
         return Predictor
+    if name in _PARTS:
+        return importlib.import_module(f"vitdet_d2.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

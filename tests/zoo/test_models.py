@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+import vitdet_d2
 from tests.zoo.bad_server import BadServer
 from tests.zoo.released_layout import write_empty
 from vitdet_d2 import zoo
@@ -100,6 +101,12 @@ def test_inference_needs_no_class_frequencies() -> None:
     expected = {"use_fed_loss": False, "use_sigmoid_ce": True, "num_classes": 1203}
     assert [*heads.box_predictors, heads.box_predictor] == [expected] * 4
     assert recipe.model.roi_heads.box_predictor.use_fed_loss, "the recipe is left as it is"
+
+
+def test_parts_of_the_package_are_there_without_an_import() -> None:
+    assert vitdet_d2.__getattr__("zoo") is zoo
+    with pytest.raises(AttributeError, match="has no attribute 'zooo'"):
+        vitdet_d2.__getattr__("zooo")
 
 
 def test_every_row_that_runs_has_its_recipe() -> None:
