@@ -87,7 +87,8 @@ def test_data_schedule_and_optimizer(name):
 @pytest.mark.parametrize("kind", KINDS)
 def test_classes_and_names_stand_in_one_place(kind):
     cfg = LazyConfig.apply_overrides(
-        load(f"{kind}_b"), ["model.roi_heads.num_classes=7", "dataloader.train.dataset.names=mine"]
+        load(f"{kind}_b"),
+        ["model.roi_heads.num_classes=7", "dataloader.train.dataset.names='mine'"],
     )
     heads = cfg.model.roi_heads
     node = heads.box_predictors[2] if "cascade" in kind else heads.box_predictor
