@@ -44,6 +44,7 @@ def test_rows_whose_backbone_is_not_here_refuse_by_name(server: BadServer) -> No
     assert not server.requests, "refused before anything is downloaded"
 
 
+@pytest.mark.filterwarnings("ignore:torch.meshgrid:UserWarning")  # an installed Detectron2
 def test_a_recipe_without_a_checkpoint_has_no_trained_model() -> None:
     with pytest.raises(RecipeError, match="no checkpoint of the recipe 'vitdet_ti' was released"):
         zoo.get("vitdet_ti")
@@ -57,6 +58,7 @@ def test_a_recipe_without_a_checkpoint_has_no_trained_model() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:torch.meshgrid:UserWarning")  # an installed Detectron2
 def test_get_downloads_loads_and_runs(
     server: BadServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
