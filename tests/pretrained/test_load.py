@@ -266,7 +266,9 @@ def test_class_weights_of_the_federated_loss_are_of_use_in_training_only(
     training = with_weights(6, 6)
     assert full in load_init_checkpoint(training, file).loaded
     assert torch.equal(training.state_dict()[full], torch.arange(6.0))
-    assert load_init_checkpoint(with_weights(6, None), file, strict_heads=True).dropped == (full,)
+    report = load_init_checkpoint(with_weights(6, None), file, strict_heads=True)
+    assert report.dropped == (full,)
+    assert "class weights of the federated loss (1)" in report.lines()[-1]
     other = with_weights(3, 3)
     report = load_init_checkpoint(other, file)
     assert report.classes == (6, 3)

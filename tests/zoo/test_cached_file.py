@@ -10,6 +10,7 @@ import logging
 import multiprocessing
 import pickle
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -343,6 +344,22 @@ def test_a_cache_that_cannot_be_written_is_named(
     monkeypatch.setenv("VITDET_D2_CACHE", str(tmp_path / "file"))
     with pytest.raises(DownloadError, match=r"file/weights/.* cannot be used .*VITDET_D2_CACHE"):
         fetch(put(server))
+
+
+def test_a_killed_download_is_gone_on_with(server: BadServer, tmp_path: Path) -> None:
+    address = put(server)
+    server.behaviours = ["stall 524288"]
+    process = multiprocessing.get_context("fork").Process(target=fetch, args=(address,))
+    process.start()
+    deadline = time.monotonic() + 30
+    while sum(p.stat().st_size for p in (tmp_path / "cache").rglob("*.part-*")) < 524288:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.join()
+    assert fetch(address).path.read_bytes() == BODY
+    assert server.ranges() == [None, "bytes=524288-"]
+    assert len(cached(tmp_path)) == 2, "nothing is left over"
 
 
 def _fetch_in_process(address: str, has_locks: bool, queue: Any) -> None:

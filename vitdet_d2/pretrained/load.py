@@ -23,7 +23,7 @@ from vitdet_d2.errors import WeightsError
 from vitdet_d2.pretrained.identity import STEM, classes_advice, identify, size_advice
 from vitdet_d2.pretrained.positions import resize_positions
 from vitdet_d2.pretrained.reader import read_weights
-from vitdet_d2.pretrained.report import LoadReport, Shape, summarise
+from vitdet_d2.pretrained.report import CLASS_WEIGHTS, LoadReport, Shape, summarise
 from vitdet_d2.zoo.addresses import redact
 
 __all__ = ["LoadReport", "load_init_checkpoint"]
@@ -44,9 +44,8 @@ _CONVOLUTIONAL_BLOCK = re.compile(r"\.residual\.")
 _RELATIVE_POSITIONS = re.compile(r"\.rel_pos_[hw]$")
 # Rebuilt from the recipe; some files carry them. The weights of the federated loss are of use in
 # training only, and a model that was built for inference has none.
-_CLASS_WEIGHTS = "fed_loss_cls_weights"
 _REBUILT = re.compile(
-    rf"pixel_mean|pixel_std|.*anchor_generator\.cell_anchors.*|.*\.{_CLASS_WEIGHTS}"
+    rf"pixel_mean|pixel_std|.*anchor_generator\.cell_anchors.*|.*\.{CLASS_WEIGHTS}"
 )
 
 
@@ -222,7 +221,7 @@ def _plan_detector(source: str, model: dict[str, Tensor], file: dict[str, Tensor
 
 
 def _is_other_class_weights(name: str, value: Tensor, wanted: Tensor) -> bool:
-    return name.endswith(_CLASS_WEIGHTS) and value.shape != wanted.shape
+    return name.endswith(CLASS_WEIGHTS) and value.shape != wanted.shape
 
 
 def _check_backbone(plan: _Plan) -> None:

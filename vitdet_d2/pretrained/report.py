@@ -10,6 +10,8 @@ from typing import Literal
 
 Shape = tuple[int, ...]
 
+# Of Detectron2's predictors that were trained with the federated loss.
+CLASS_WEIGHTS = "fed_loss_cls_weights"
 _RELATIVE_POSITIONS = re.compile(r"\.rel_pos_[hw]$")
 
 
@@ -82,6 +84,8 @@ def summarise(names: list[str] | tuple[str, ...]) -> str:
 def _part(name: str) -> str:
     if _RELATIVE_POSITIONS.search(name):
         return "relative-position tables"
+    if name.endswith(CLASS_WEIGHTS):
+        return "class weights of the federated loss"
     if ".residual." in name:
         return "convolutional blocks"
     parts = name.split(".")
