@@ -160,3 +160,20 @@ def test_writer_base_class_leaves_write_to_others() -> None:
     with pytest.raises(NotImplementedError, match="must define write"):
         EventWriter().write()
     EventWriter().close()
+
+
+def test_scalars_may_be_put_while_others_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With ``async_write_metrics`` a thread does so; here each look at a scalar puts another."""
+    storage = EventStorage()
+    storage.put_scalars(loss=1.0, time=2.0)
+    count = EventStorage.count_samples
+
+    def count_and_put(self: EventStorage, name: str, window_size: int = 20) -> int:
+        self.put_scalar(f"{name}_of_the_thread", 3.0)
+        return count(self, name, window_size)
+
+    monkeypatch.setattr(EventStorage, "count_samples", count_and_put)
+    assert set(storage.latest_with_smoothing_hint()) == {"loss", "time"}
+    for name in storage.histories():
+        storage.put_scalar(f"{name}_again", 1.0)
+    assert len(storage.latest()) == 8

@@ -175,12 +175,12 @@ class EventStorage:
         return self._history[name]
 
     def histories(self) -> dict[str, HistoryBuffer]:
-        """Return the values of every scalar by name."""
-        return self._history
+        """Return the values of every scalar by name: a copy, for a thread may put new ones."""
+        return dict(self._history)
 
     def latest(self) -> dict[str, tuple[float, int]]:
-        """Return the last value of every scalar and its iteration."""
-        return self._latest
+        """Return the last value of every scalar and its iteration: a copy, as `histories`."""
+        return dict(self._latest)
 
     def latest_with_smoothing_hint(self, window_size: int = 20) -> dict[str, tuple[float, int]]:
         """Return what writers show: the median over a window where the hint says so.
@@ -195,7 +195,7 @@ class EventStorage:
                 else value,
                 iteration,
             )
-            for name, (value, iteration) in self._latest.items()
+            for name, (value, iteration) in self.latest().items()
         }
 
     def count_samples(self, name: str, window_size: int = 20) -> int:
