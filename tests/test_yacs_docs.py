@@ -99,6 +99,17 @@ def test_the_script_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert saved["MODEL"]["VIT"]["DEPTH"] == 2
 
 
+def test_the_large_scale_jitter(cfg: CfgNode, tmp_path: Path) -> None:
+    _, code = re.findall(r"^```python\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+    cfg.merge_from_list(OVERRIDES)
+    names: dict[str, Any] = {"cfg": cfg}
+    with registered_toys(tmp_path):
+        exec(code.replace("1024", "64"), names)
+        batch = next(iter(names["loader"]))
+    assert [max(x["image"].shape[1:]) <= 64 for x in batch] == [True, True]
+    assert batch[0]["instances"].has("gt_masks")
+
+
 def test_every_option_is_documented() -> None:
     first_cells = re.findall(r"^\| (`[A-Z].*?) \|", TEXT, flags=re.MULTILINE)
     named = {name for cell in first_cells for name in re.findall(r"`([A-Z_.]+)`", cell)}

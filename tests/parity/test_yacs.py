@@ -7,8 +7,10 @@ The installed side is the drop-in: Detectron2's own `DefaultTrainer` trains our 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
+import detectron2
 import pytest
 import torch
 
@@ -23,6 +25,8 @@ pytestmark = [
     ),
 ]
 
+# Its own files, where a checkout is installed.
+CONFIGS = Path(detectron2.__file__).parents[1] / "configs"
 MODELS = "mask_rcnn faster_rcnn agnostic cascade pred_boxes proposals one_map".split()
 
 
@@ -30,7 +34,7 @@ MODELS = "mask_rcnn faster_rcnn agnostic cascade pred_boxes proposals one_map".s
 def both(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
     """What the two runtimes give."""
     ours, theirs = (
-        run_yacs_in_process(name, tmp_path_factory.mktemp(name))
+        run_yacs_in_process(name, tmp_path_factory.mktemp(name), CONFIGS)
         for name in ("bundled", "installed")
     )
     return ours, theirs
@@ -40,6 +44,13 @@ def test_keys_and_defaults_equal_detectron2(both: Any) -> None:
     ours, theirs = both
     assert len(theirs["defaults"]) > 150
     assert ours["defaults"] == theirs["defaults"]
+
+
+@pytest.mark.skipif(not CONFIGS.is_dir(), reason="no checkout of Detectron2 is installed")
+def test_its_own_files_merge_as_in_detectron2(both: Any) -> None:
+    ours, theirs = both
+    assert len(theirs["files"]) > 80
+    assert ours["files"] == theirs["files"]
 
 
 @pytest.mark.parametrize("name", MODELS)

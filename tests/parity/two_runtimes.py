@@ -37,18 +37,19 @@ def run_in_process(runtime: str, name: str, dtype: str, folder: Path) -> dict[st
     return torch.load(path, weights_only=True)
 
 
-def run_yacs_in_process(runtime: str, folder: Path) -> dict[str, Any]:
+def run_yacs_in_process(runtime: str, folder: Path, configs: Path) -> dict[str, Any]:
     """Run `tests.parity.yacs_case` in a process of its own.
 
     Args:
         runtime: ``bundled`` or ``installed``.
         folder: empty; where the data and the results are kept.
+        configs: YAML files to merge.
 
     Returns:
         What ``main`` of the case saves.
     """
     subprocess.run(
-        [sys.executable, "-m", "tests.parity.yacs_case", str(folder)],
+        [sys.executable, "-m", "tests.parity.yacs_case", str(folder), str(configs)],
         env={**os.environ, "VITDET_D2_RUNTIME": runtime},
         cwd=Path(__file__).parents[2],
         check=True,

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What yacs configurations give in whichever Detectron2 is active.
 
-    VITDET_D2_RUNTIME=bundled python -m tests.parity.yacs_case FOLDER
+    VITDET_D2_RUNTIME=bundled python -m tests.parity.yacs_case FOLDER CONFIGS
 
-writes ``FOLDER/result.pt``: the default keys, models built from several configurations, optimizers,
-schedules, loaders, and a training with the script of docs/yacs.md.
+writes ``FOLDER/result.pt``: the default keys, all YAML files in CONFIGS merged, models built from
+several configurations, optimizers, schedules, loaders, and a training with the script of
+docs/yacs.md.
 """
 
 from __future__ import annotations
@@ -150,7 +151,17 @@ def run_script(folder: Path) -> dict[str, Any]:
     }
 
 
-def main(folder: Path) -> None:
+def merge_files(folder: Path) -> dict[str, dict[str, str]]:
+    """Return all keys after each file is merged; nothing of a folder without files."""
+    found = {}
+    for path in sorted(folder.rglob("*.yaml")):
+        cfg = get_cfg()
+        cfg.merge_from_file(str(path))
+        found[path.relative_to(folder).as_posix()] = {k: repr(v) for k, v in leaves(cfg).items()}
+    return found
+
+
+def main(folder: Path, configs: Path) -> None:
     torch.use_deterministic_algorithms(True)
     with registered_toys(folder):
         loader_cfg = configuration(folder, "DATALOADER.ASPECT_RATIO_GROUPING False SEED 7")
@@ -158,6 +169,7 @@ def main(folder: Path) -> None:
         solver += "SOLVER.CLIP_GRADIENTS.ENABLED True "
         result = {
             "defaults": {k: repr(v) for k, v in leaves(get_cfg()).items()},
+            "files": merge_files(configs),
             "models": {
                 name: run_model(configuration(folder, changes)) for name, changes in MODELS.items()
             },
@@ -180,4 +192,4 @@ def leaves(cfg: CfgNode, prefix: str = "") -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

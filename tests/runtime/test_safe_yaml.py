@@ -42,6 +42,36 @@ def test_tags_that_run_code_are_refused_with_their_line() -> None:
         load_yaml(text, "recipe.yaml")
 
 
+def test_arithmetic_of_detectron2s_files_is_computed() -> None:
+    text = 'SIZES: !!python/object/apply:eval ["[[x, x * 2**(1.0/3)] for x in [32, 64]]"]\n'
+    assert load_yaml(text, "f") == {"SIZES": [[x, x * 2 ** (1.0 / 3)] for x in (32, 64)]}
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("__import__('os').getcwd()", "expected numbers, lists and arithmetic"),
+        ("x", "expected numbers, lists and arithmetic, got 'x'"),
+        ("True", "expected numbers, lists and arithmetic, got 'True'"),
+        ("1 +", "has no value"),
+        ("1 / 0", "has no value: division by zero"),
+        ("2 ** 999", "expected an exponent up to 64, got 999"),
+        ("((9**15)**60)**60", "no real number up to 1e"),
+        ("(-1) ** 0.5", "no real number"),
+        ("[1] * 9", r"expected a number, got '\[1\]'"),
+        ("-[1]", "expected a number"),
+        ("[x for x in 3]", "expected a list, got '3'"),
+        ("[x for x in [1] if x]", "without conditions"),
+        ("[[y for y in [1]] for x in [1]]", "one comprehension over one list"),
+        ("1" * 501, "expected at most 500 characters, got 501"),
+    ],
+)
+def test_what_is_no_arithmetic_is_refused_with_its_line(argument: str, message: str) -> None:
+    text = f'a: 1\nb: !!python/object/apply:eval ["{argument}"]\n'
+    with pytest.raises(ValueError, match=f"f:2: a computed value .*{message}"):
+        load_yaml(text, "f")
+
+
 def test_repeated_key_is_refused_and_merge_is_not() -> None:
     with pytest.raises(ValueError, match="f:1: found the key 'a' twice"):
         load_yaml("a: 1\na: 2\n", "f")

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from vitdet_d2.runtime.safe_arithmetic import evaluate
+
 
 class _Loader(yaml.SafeLoader):
     """The safe loader, with floats of YAML 1.2, tuples as lists, and repeated keys refused."""
@@ -51,6 +53,19 @@ def _sequence(loader: yaml.SafeLoader, node: yaml.Node) -> list[Any]:
     assert isinstance(node, yaml.SequenceNode), "the tag of tuples stands before a list"
     return loader.construct_sequence(node, deep=True)
 
+
+def _computed(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
+    try:
+        assert isinstance(node, yaml.SequenceNode), "the tag of a call stands before its arguments"
+        (text,) = loader.construct_sequence(node, deep=True)
+        return evaluate(str(text))
+    except ValueError as error:
+        problem = f"a computed value may hold arithmetic only: {error}"
+        raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark) from error
+
+
+# Detectron2's RetinaNet files compute their anchors so.
+_Loader.add_constructor("tag:yaml.org,2002:python/object/apply:eval", _computed)
 
 # Detectron2 writes tuples with this tag, which constructs nothing dangerous.
 _Loader.add_constructor("tag:yaml.org,2002:python/tuple", _sequence)

@@ -75,9 +75,9 @@ def arguments_of_train_loader(
         "dataset": dataset,
         "mapper": DatasetMapper(cfg, True) if mapper is None else mapper,
         "sampler": sampler,
-        "total_batch_size": cfg.SOLVER.IMS_PER_BATCH,
-        "aspect_ratio_grouping": cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         "num_workers": cfg.DATALOADER.NUM_WORKERS,
+        "aspect_ratio_grouping": cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+        "total_batch_size": cfg.SOLVER.IMS_PER_BATCH,
     }
 
 

@@ -44,11 +44,8 @@ ROI_BOX_HEAD: dict[str, Any] = {
 # One entry per stage in both.
 ROI_BOX_CASCADE_HEAD: dict[str, Any] = {
     "IOUS": (0.5, 0.6, 0.7),
-    "BBOX_REG_WEIGHTS": (
-        (10.0, 10.0, 5.0, 5.0),
-        (20.0, 20.0, 10.0, 10.0),
-        (30.0, 30.0, 15.0, 15.0),
-    ),
+    # Later stages move boxes less: their deltas are scaled up to the same spread.
+    "BBOX_REG_WEIGHTS": tuple((s, s, s / 2, s / 2) for s in (10.0, 20.0, 30.0)),
 }
 
 ROI_MASK_HEAD: dict[str, Any] = {

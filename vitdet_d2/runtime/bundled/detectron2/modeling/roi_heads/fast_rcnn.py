@@ -164,12 +164,9 @@ class FastRCNNOutputLayers(nn.Module):
 
         def class_weights() -> Tensor:
             # Imported here: only this loss needs to know the data set.
-            from detectron2.data import detection_utils
+            from detectron2.data.detection_utils import get_fed_loss_cls_weights
 
-            utils: Any = detection_utils
-            return utils.get_fed_loss_cls_weights(
-                cfg.DATASETS.TRAIN, node.FED_LOSS_FREQ_WEIGHT_POWER
-            )
+            return get_fed_loss_cls_weights(cfg.DATASETS.TRAIN, node.FED_LOSS_FREQ_WEIGHT_POWER)
 
         return {
             "input_shape": input_shape,
