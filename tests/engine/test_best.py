@@ -122,6 +122,14 @@ def test_others_are_refused_before_training(evaluator: dict[str, Any], metric: s
         require_metric(recipe(**evaluator), metric, ["a cat"])
 
 
+def test_metrics_of_lvis_are_known_before_training() -> None:
+    cfg = recipe()
+    cfg.dataloader.evaluator["_target_"] = "vitdet_d2.evaluation.lvis_evaluator.LVISEvaluator"
+    require_metric(cfg, "segm/APr", ["a cat"])
+    with pytest.raises(RecipeError, match=r"no metric 'bbox/AP-a cat'; there are .* bbox/APf"):
+        require_metric(cfg, "bbox/AP-a cat", ["a cat"])
+
+
 def test_without_an_evaluator_there_is_no_best() -> None:
     cfg = OmegaConf.create({"dataloader": {}})
     with pytest.raises(RecipeError, match=r"no dataloader\.evaluator"):

@@ -11,7 +11,7 @@ from detectron2.config import LazyCall
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from vitdet_d2.engine.overrides import all_keys, apply_overrides
+from vitdet_d2.engine.overrides import all_keys, apply_overrides, given_keys
 from vitdet_d2.errors import RecipeError
 
 
@@ -148,3 +148,8 @@ def test_a_tuple_takes_a_list_and_is_replaced_as_a_whole() -> None:
     assert type(cfg.scales) is type(OmegaConf.create({"of": (1,)}).of)
     with pytest.raises(RecipeError, match="scales"):
         apply_overrides(cfg, ["scales=2"])
+
+
+def test_given_keys_reach_into_mappings_and_leave_deletions_out() -> None:
+    texts = ["a.b=1", "+c={d: 2, e: {f: 3}}", "~g", "h=[1, 2]"]
+    assert given_keys(texts) == {"a.b", "c.d", "c.e.f", "h"}

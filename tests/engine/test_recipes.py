@@ -266,3 +266,9 @@ def test_function_without_a_name_is_the_same_at_every_start(tmp_path: Path) -> N
         from_json(first, "config.json")
     moved = write(tmp_path, "\n" + WHOLE + "model['weights'] = lambda: 3\n")
     assert any("line 6" in change for change in changes(first, to_json(load_recipe(moved))))
+
+
+def test_an_option_switched_off_by_null_can_be_overridden(tmp_path: Path) -> None:
+    text = WHOLE + "train = {'ema': None, 'clip_grad': None}\n"
+    cfg = load_recipe(write(tmp_path, text), ["train.ema.decay=0.99"])
+    assert (cfg.train.ema.decay, cfg.train.clip_grad.max_norm) == (0.99, None)

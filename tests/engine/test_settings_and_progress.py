@@ -13,7 +13,12 @@ import torch
 from detectron2.engine import TrainerBase
 from omegaconf import OmegaConf
 
-from vitdet_d2.engine.build import build_train_loader, resolve_device
+from vitdet_d2.engine.build import (
+    build_average,
+    build_train_loader,
+    require_batch,
+    resolve_device,
+)
 from vitdet_d2.engine.progress import ProgressBar, metric_names, trim_metrics
 from vitdet_d2.engine.settings import read_settings
 from vitdet_d2.errors import RecipeError
@@ -110,3 +115,53 @@ def test_bar_shows_loss_and_rate(capsys: pytest.CaptureFixture[str]) -> None:
     assert "loss=0.25" in shown
     assert "lr=0.125" in shown
     assert not sys.stderr.isatty()
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"accumulate": 0}, r"train\.accumulate: expected at least 1, got 0"),
+        ({"accumulate": 1.5}, r"train\.accumulate: expected a whole number, got 1\.5"),
+        ({"clip_grad": {"max_norm": 0}}, r"max_norm: expected a number above 0, or null .*, got 0"),
+        ({"clip_grad": {"max_norm": "big"}}, r"max_norm: expected a number or null, got 'big'"),
+        ({"ema": {"decay": 1}}, r"train\.ema\.decay: expected a number between 0 and 1, .* got 1"),
+        ({"freeze_blocks": -1}, r"train\.freeze_blocks: expected at least 0, got -1"),
+        ({"compile": "yes"}, r"train\.compile: expected true or false, got 'yes'"),
+        ({"best_metric": 50}, r"train\.best_metric: expected the name of a metric.*, got 50"),
+        ({"global_batch": 2.5}, r"train\.global_batch: expected a whole number, got 2\.5"),
+    ],
+)
+def test_wrong_training_options_are_named(train: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        read_settings(OmegaConf.create({"train": train}))
+
+
+def test_training_options_are_off_where_a_recipe_lacks_them() -> None:
+    plain = read_settings(OmegaConf.create({"model": {}}))
+    null = {"ema": None, "clip_grad": None, "global_batch": None, "best_metric": None}
+    for settings in (plain, read_settings(OmegaConf.create({"train": null}))):
+        assert (settings.accumulate, settings.freeze_blocks) == (1, 0)
+        assert (settings.compile, settings.activation_checkpointing) == (False, False)
+        found = {settings.max_grad_norm, settings.ema_decay, settings.global_batch}
+        assert {*found, settings.best_metric} == {None}
+
+
+def test_a_recipe_that_was_not_scaled_is_refused() -> None:
+    train = {"global_batch": 16, "accumulate": 2}
+    cfg = OmegaConf.create({"train": train, "dataloader": {"train": {"total_batch_size": 64}}})
+    with pytest.raises(RecipeError, match=r"call vitdet_d2\.solver\.scale_recipe\(cfg, 16\)"):
+        require_batch(cfg, read_settings(cfg))
+    cfg.dataloader.train.total_batch_size = 8
+    require_batch(cfg, read_settings(cfg))
+
+
+@pytest.mark.parametrize(("max_iter", "warned"), [(1000, True), (50000, False)])
+def test_an_average_of_first_weights_is_warned_of(
+    max_iter: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """0.9998 to the power of 1000 is 0.819; 1% is left by 0.01 ** (1 / 1000) = 0.9954."""
+    train = {"ema": {"decay": 0.9998}, "max_iter": max_iter}
+    with caplog.at_level("WARNING"):
+        build_average(torch.nn.Linear(1, 1), read_settings(OmegaConf.create({"train": train})))
+    assert ("still make up 82%" in caplog.text) == warned
+    assert ("0.9954" in caplog.text) == warned

@@ -171,6 +171,18 @@ class UpstreamViT(nn.Module):
         return {"loss": x.square().mean()}
 
 
+class OwnViT(nn.Module):
+    """Our ViT with the same loss."""
+
+    def __init__(self, vit: ViT) -> None:
+        super().__init__()
+        self.vit = vit
+
+    def forward(self, batch: list[dict[str, Any]]) -> dict[str, Tensor]:
+        maps = self.vit(torch.stack([sample["image"] for sample in batch]))
+        return {"loss": maps["last"].square().mean()}
+
+
 @pytest.mark.parametrize("upstream", [False, True])
 def test_recomputed_blocks_give_the_same_gradients(upstream: bool) -> None:
     """To the bit, drop path included, with maps inside blocks not kept."""
@@ -213,13 +225,39 @@ def test_compiled_blocks_agree_and_keep_their_names() -> None:
     model = detector(drop_path_rate=0.0, depth=1)
     names = list(model.state_dict())
     plain = gradients(model)
-    checkpoint_activations(model)
     compile_blocks(model, CPU)
+    checkpoint_activations(model)
     compiled = gradients(model)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
     assert list(model.state_dict()) == names
     for name, gradient in plain.items():
         torch.testing.assert_close(compiled[name], gradient, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on the CPU")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("upstream", [False, True])
+def test_compiled_and_recomputed_blocks_drop_the_same_paths_twice(upstream: bool) -> None:
+    """Their gradient is the slope of their loss, for the same seed, along a random direction."""
+    net = detector(drop_path_rate=0.5, depth=2).backbone.net
+    model = UpstreamViT(net) if upstream else OwnViT(net)
+    train = {"compile": True, "activation_checkpointing": True}
+    apply_vit_options(model, read_settings(OmegaConf.create({"train": train})), CPU)
+    weight = net.blocks[0].mlp.fc1.weight
+    direction = torch.randn(weight.shape, generator=torch.Generator().manual_seed(3))
+    gradients(model)
+    expected = float((weight.grad * direction).sum())
+    step, losses = 1e-2, []
+    for sign in (1, -1):
+        with torch.no_grad():
+            weight.add_(direction, alpha=sign * step)
+        torch.manual_seed(2)  # as `gradients` does
+        losses.append(model(batch())["loss"].item())
+        with torch.no_grad():
+            weight.sub_(direction, alpha=sign * step)
+    assert abs(expected) > 1e-3
+    assert (losses[0] - losses[1]) / (2 * step) == pytest.approx(expected, rel=2e-2)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")

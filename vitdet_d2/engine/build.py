@@ -98,10 +98,10 @@ def apply_vit_options(
                 "train.freeze_blocks without train.init_checkpoint: unless a run is continued, "
                 "these blocks keep random weights"
             )
-    if settings.activation_checkpointing:
-        checkpoint_activations(model)
     if settings.compile:
         compile_blocks(model, device)
+    if settings.activation_checkpointing:
+        checkpoint_activations(model)
     return frozen
 
 

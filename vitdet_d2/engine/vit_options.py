@@ -81,7 +81,8 @@ def freeze_blocks(model: nn.Module, count: int) -> list[nn.Module]:
 def checkpoint_activations(model: nn.Module) -> None:
     """Compute the ViT's blocks a second time in the backward pass, in place of keeping their maps.
 
-    Random numbers are drawn again as the first time: gradients do not change.
+    Random numbers are drawn again as the first time: gradients do not change. Blocks that are
+    compiled as well are compiled before.
 
     Args:
         model: a detector; changed in place.
@@ -106,6 +107,9 @@ def _recomputed(forward: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor
 def compile_blocks(model: nn.Module, device: torch.device) -> None:
     """Compile each block of the ViT in place.
 
+    Comes before `checkpoint_activations`: computing a block again inside the compiled code, drop
+    path would draw other numbers than the first time.
+
     Args:
         model: a detector; changed in place.
         device: of the model.
@@ -119,7 +123,10 @@ def compile_blocks(model: nn.Module, device: torch.device) -> None:
     config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, MIN_RECOMPILE_LIMIT)
     for block in vit.blocks:
-        block.compile()
+        assert not isinstance(block.forward, functools.partial), "compiled before it is recomputed"
+        # Graphs for one size and rate each: with those that vary, a block that is computed again in
+        # the backward pass may get another graph than the first time, which is an error.
+        block.forward = torch.compile(block.forward, dynamic=False)
     logger.info(
         "train.compile: %d blocks are compiled in the first iterations and in the first "
         "evaluation, which are slow therefore",
