@@ -17,15 +17,16 @@ from .coco_lsj import data, dataloader
 
 __all__ = ["data", "dataloader"]
 
-dataloader.train.dataset.names = "lvis_v1_train"
-dataloader.train.sampler = L(RepeatFactorTrainingSampler)(
-    repeat_factors=L(RepeatFactorTrainingSampler.repeat_factors_from_category_frequency)(
-        dataset_dicts="${...dataset}",
-        repeat_thresh=0.001,
-    )
+_SPLITS = {"train": "lvis_v1_train", "test": "lvis_v1_val"}
+for _part, _name in _SPLITS.items():
+    dataloader[_part].dataset.names = _name
+
+_repeats = L(RepeatFactorTrainingSampler.repeat_factors_from_category_frequency)(
+    repeat_thresh=0.001,
+    dataset_dicts="${...dataset}",
 )
-dataloader.test.dataset.names = "lvis_v1_val"
+dataloader.train.sampler = L(RepeatFactorTrainingSampler)(repeat_factors=_repeats)
+# Over all classes; the best scores count.
 dataloader.evaluator = L(LVISEvaluator)(
-    dataset_name="${..test.dataset.names}",
-    max_dets_per_image=300,
+    max_dets_per_image=300, dataset_name="${..test.dataset.names}"
 )
