@@ -9,6 +9,7 @@ from tests.backbones.vit_case import TINY, pixels, run
 from tests.closed_form import fill_
 from vitdet_d2.backbones import ViT
 from vitdet_d2.backbones.cross_window import BlockPlan, plan_blocks
+from vitdet_d2.errors import RecipeError
 
 PLAIN = {
     "depth": 12,
@@ -134,8 +135,8 @@ def test_a_kind_without_convolutional_blocks_is_named(caplog):
         ),
     ],
 )
-def test_contradictions_raise(arguments, message):
-    with pytest.raises(ValueError, match=message):
+def test_contradictions_are_mistakes_of_the_recipe(arguments, message):
+    with pytest.raises(RecipeError, match=message):
         plan(**arguments)
 
 
@@ -327,7 +328,7 @@ def test_stages_are_the_maps_between_blocks():
     ],
 )
 def test_bad_stages_raise(indexes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(RecipeError, match=message):
         ViT(**TINY, out_block_indexes=indexes)
 
 

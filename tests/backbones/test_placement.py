@@ -8,6 +8,7 @@ from vitdet_d2.backbones.placement import (
     first_blocks,
     last_blocks,
 )
+from vitdet_d2.errors import RecipeError
 
 
 @pytest.mark.parametrize(
@@ -36,15 +37,15 @@ def test_first_last_and_all():
 @pytest.mark.parametrize("place", [even_blocks, first_blocks, last_blocks])
 @pytest.mark.parametrize("count", [0, 13])
 def test_counts_out_of_range_raise(place, count):
-    with pytest.raises(ValueError, match=rf"expected 1 to 12 blocks \(depth=12\), got {count}"):
+    with pytest.raises(RecipeError, match=rf"expected 1 to 12 blocks \(depth=12\), got {count}"):
         place(12, count)
 
 
 def test_block_numbers_are_checked():
     assert check_block_indexes("name", [3, 1], 4) == (3, 1)
-    with pytest.raises(ValueError, match=r"name: expected block numbers from 0 to 3 .* got \[4\]"):
+    with pytest.raises(RecipeError, match=r"name: expected block numbers from 0 to 3 .* got \[4\]"):
         check_block_indexes("name", [1, 4], 4)
-    with pytest.raises(ValueError, match=r"got \[-1\] in \[-1\]; count from 0"):
+    with pytest.raises(RecipeError, match=r"got \[-1\] in \[-1\]; count from 0"):
         check_block_indexes("name", [-1], 4)
-    with pytest.raises(ValueError, match=r"name: expected each block once, got \[1, 1\]"):
+    with pytest.raises(RecipeError, match=r"name: expected each block once, got \[1, 1\]"):
         check_block_indexes("name", [1, 1], 4)

@@ -12,6 +12,7 @@ from tests.backbones.vit_case import TINY, pixels, run
 from tests.closed_form import fill_
 from tests.necks.neck_cases import check_shapes, make_neck
 from vitdet_d2.backbones import ViT
+from vitdet_d2.errors import RecipeError
 from vitdet_d2.necks import LastMapFPN, MultiTapFPN
 from vitdet_d2.solver import get_vit_lr_decay_rate
 
@@ -138,25 +139,25 @@ def test_necks_build_on_the_meta_device(name):
     ("build", "error", "message"),
     [
         (lambda: MultiTapFPN(nn.Identity(), ["a"], 8, (1.0,)), TypeError, "got Identity"),
-        (lambda: make_neck("last_map", in_feature="feat"), ValueError, r"maps \(last_feat\), got"),
+        (lambda: make_neck("last_map", in_feature="feat"), RecipeError, r"maps \(last_feat\), got"),
         (
             lambda: make_neck("multi_tap", in_features=["stage1", "stage2"]),
-            ValueError,
+            RecipeError,
             r"one map for each of scale_factors=\[4.0, 2.0, 1.0, 0.5\], got \['stage1', 'stage2'\]",
         ),
         (
             lambda: make_neck("multi_tap", in_features=["stage1"] * 3 + ["stage4"]),
-            ValueError,
+            RecipeError,
             "got 'stage4'; a ViT returns more with out_block_indexes",
         ),
         (
             lambda: make_neck("last_map", scale_factors=(4.0, 1.0)),
-            ValueError,
+            RecipeError,
             "each to be half of the one before",
         ),
         (
             lambda: make_neck("last_map", scale_factors=(8.0, 4.0)),
-            ValueError,
+            RecipeError,
             "expected 4, 2, 1 or 0.5, got 8.0",
         ),
     ],

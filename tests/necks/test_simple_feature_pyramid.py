@@ -10,6 +10,7 @@ from torch import nn
 
 from tests.backbones import vit_case
 from vitdet_d2.backbones import ViT
+from vitdet_d2.errors import RecipeError
 from vitdet_d2.necks import SimpleFeaturePyramid
 
 GOLDEN = load_file(Path(vit_case.__file__).with_name("golden_vit.safetensors"))
@@ -78,8 +79,8 @@ def test_top_block_may_read_the_map_of_the_backbone():
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"scale_factors": (4.0, 1.0)}, ValueError, "each to be half of the one before"),
-        ({"scale_factors": (0.25,)}, ValueError, "expected 4, 2, 1 or 0.5, got 0.25"),
+        ({"scale_factors": (4.0, 1.0)}, RecipeError, "each to be half of the one before"),
+        ({"scale_factors": (0.25,)}, RecipeError, "expected 4, 2, 1 or 0.5, got 0.25"),
     ],
 )
 def test_bad_scales_raise(changes, error, message):

@@ -115,6 +115,7 @@ def target():
     return instances
 
 
+@pytest.mark.filterwarnings("ignore:torch.meshgrid")  # of an installed Detectron2
 @pytest.mark.parametrize("name", ROWS)
 def test_rows_train_when_made_small_by_overrides(name):
     """With heads of no size, some rows are the same small model: that is trained once."""

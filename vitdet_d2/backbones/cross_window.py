@@ -24,6 +24,7 @@ from vitdet_d2.backbones.placement import (
     check_block_indexes,
     even_blocks,
 )
+from vitdet_d2.errors import RecipeError
 from vitdet_d2.layers.residual_block import ConvBlockKind
 
 CrossWindow = Literal["global", "conv", "shifted", "none"]
@@ -68,17 +69,17 @@ def plan_blocks(
             in the same way.
 
     Raises:
-        ValueError: an unknown name, or arguments that contradict each other.
+        RecipeError: an unknown name, or arguments that contradict each other.
     """
     if conv_block not in get_args(ConvBlockKind):
         expected = ", ".join(get_args(ConvBlockKind))
-        raise ValueError(f"conv_block: expected one of {expected}, got {conv_block!r}")
+        raise RecipeError(f"conv_block: expected one of {expected}, got {conv_block!r}")
     windowed: Collection[int] = set(window_block_indexes)
     residual: Collection[int] = set(residual_block_indexes)
     shifted: Collection[int] = ()
     if cross_window is None:
         if cross_window_indexes is not None:
-            raise ValueError(
+            raise RecipeError(
                 "cross_window_indexes: expected cross_window with it, got "
                 f"{list(cross_window_indexes)} alone; set cross_window to global, conv or shifted"
             )
@@ -112,20 +113,20 @@ def _crossing(
     """Return the cross-window blocks; None for the default of ``shifted``.
 
     Raises:
-        ValueError: the strategy is unknown, lacks windows, or contradicts the given blocks.
+        RecipeError: the strategy is unknown, lacks windows, or contradicts the given blocks.
     """
     if cross_window not in get_args(CrossWindow):
         expected = ", ".join(get_args(CrossWindow))
-        raise ValueError(f"cross_window: expected one of {expected}, got {cross_window!r}")
+        raise RecipeError(f"cross_window: expected one of {expected}, got {cross_window!r}")
     least = 2 if cross_window == "shifted" else 1
     if window_size < least:
-        raise ValueError(
+        raise RecipeError(
             f"window_size: expected at least {least} with cross_window={cross_window!r}, got "
             f"{window_size}; ViTDet's is 14. Without windows leave cross_window out"
         )
     if cross_window == "none":
         if given:
-            raise ValueError(
+            raise RecipeError(
                 f"cross_window_indexes: expected none with cross_window='none', got {list(given)}; "
                 "set cross_window to global, conv or shifted, or leave the indexes out"
             )
@@ -135,7 +136,7 @@ def _crossing(
             return None
         return even_blocks(depth, min(NUM_CROSS_WINDOW_BLOCKS, depth))
     if len(given) == 0:
-        raise ValueError(
+        raise RecipeError(
             f"cross_window_indexes: expected at least one block with cross_window={cross_window!r},"
             " got an empty list; leave it out for the default, or set cross_window='none'"
         )
@@ -163,13 +164,13 @@ def _shifted(windowed: Sequence[int], given: Sequence[int] | None) -> Collection
     """Return the blocks with shifted windows.
 
     Raises:
-        ValueError: one of them has no windows.
+        RecipeError: one of them has no windows.
     """
     if given is None:
         return windowed[1::2]
     without = sorted(set(given) - set(windowed))
     if without:
-        raise ValueError(
+        raise RecipeError(
             f"cross_window_indexes: expected windowed blocks to shift, got {without}, which are "
             f"not in window_block_indexes={list(windowed)}; set that to [] or add them"
         )

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vitdet_d2.errors import RecipeError
+
 # The paper's number of global (or convolutional) blocks, and of stages.
 NUM_CROSS_WINDOW_BLOCKS = 4
 
@@ -23,7 +25,7 @@ def even_blocks(depth: int, count: int = NUM_CROSS_WINDOW_BLOCKS) -> list[int]:
         count: number of parts, from 1 to ``depth``. Where it does not divide, lengths differ by 1.
 
     Raises:
-        ValueError: the count is out of range.
+        RecipeError: the count is out of range.
     """
     _check_count(depth, count)
     return [(part + 1) * depth // count - 1 for part in range(count)]
@@ -37,7 +39,7 @@ def first_blocks(depth: int, count: int = NUM_CROSS_WINDOW_BLOCKS) -> list[int]:
         count: from 1 to ``depth``.
 
     Raises:
-        ValueError: the count is out of range.
+        RecipeError: the count is out of range.
     """
     _check_count(depth, count)
     return list(range(count))
@@ -51,7 +53,7 @@ def last_blocks(depth: int, count: int = NUM_CROSS_WINDOW_BLOCKS) -> list[int]:
         count: from 1 to ``depth``.
 
     Raises:
-        ValueError: the count is out of range.
+        RecipeError: the count is out of range.
     """
     _check_count(depth, count)
     return list(range(depth - count, depth))
@@ -71,20 +73,20 @@ def check_block_indexes(name: str, indexes: Sequence[int], depth: int) -> tuple[
         depth: number of blocks.
 
     Raises:
-        ValueError: a number is out of range or stands there twice.
+        RecipeError: a number is out of range or stands there twice.
     """
     given = tuple(indexes)
     outside = [i for i in given if not 0 <= i < depth]
     if outside:
-        raise ValueError(
+        raise RecipeError(
             f"{name}: expected block numbers from 0 to {depth - 1} (depth={depth}), got {outside} "
             f"in {list(given)}; count from 0, or let vitdet_d2.backbones.placement choose"
         )
     if len(set(given)) != len(given):
-        raise ValueError(f"{name}: expected each block once, got {list(given)}; remove duplicates")
+        raise RecipeError(f"{name}: expected each block once, got {list(given)}; remove duplicates")
     return given
 
 
 def _check_count(depth: int, count: int) -> None:
     if not 1 <= count <= depth:
-        raise ValueError(f"count: expected 1 to {depth} blocks (depth={depth}), got {count}")
+        raise RecipeError(f"count: expected 1 to {depth} blocks (depth={depth}), got {count}")

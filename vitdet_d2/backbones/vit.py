@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vitdet_d2.backbones.cross_window import CrossWindow, plan_blocks
 from vitdet_d2.backbones.placement import check_block_indexes
+from vitdet_d2.errors import RecipeError
 from vitdet_d2.layers.absolute_position import get_abs_pos
 from vitdet_d2.layers.attend import AttentionMethod
 from vitdet_d2.layers.attention import Attention
@@ -105,7 +106,7 @@ class ViT(Backbone):
                 as ``stage1``, ``stage2``, ...
 
         Raises:
-            ValueError: arguments that contradict each other, or blocks that do not exist.
+            RecipeError: arguments that contradict each other, or blocks that do not exist.
         """
         super().__init__()
         self.pretrain_use_cls_token = pretrain_use_cls_token
@@ -206,11 +207,11 @@ def _name_stages(out_block_indexes: Sequence[int], depth: int) -> dict[int, str]
     """Return the name of the map after each block that ends a stage.
 
     Raises:
-        ValueError: the blocks do not exist, or are not in increasing order.
+        RecipeError: the blocks do not exist, or are not in increasing order.
     """
     indexes = check_block_indexes("out_block_indexes", out_block_indexes, depth)
     if list(indexes) != sorted(indexes):
-        raise ValueError(f"out_block_indexes: expected increasing numbers, got {list(indexes)}")
+        raise RecipeError(f"out_block_indexes: expected increasing numbers, got {list(indexes)}")
     return {index: f"stage{stage}" for stage, index in enumerate(indexes, start=1)}
 
 

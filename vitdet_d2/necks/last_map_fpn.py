@@ -45,7 +45,7 @@ class LastMapFPN(MultiTapFPN):
 
         Raises:
             TypeError: ``net`` is no Detectron2 backbone.
-            ValueError: a map that does not exist, or scale factors that do not fit.
+            RecipeError: a map that does not exist, or scale factors that do not fit.
         """
         super().__init__(
             net,

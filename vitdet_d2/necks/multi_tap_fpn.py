@@ -53,7 +53,7 @@ class MultiTapFPN(FPN):
 
         Raises:
             TypeError: ``net`` is no Detectron2 backbone.
-            ValueError: maps that do not exist, or scale factors that do not fit.
+            RecipeError: maps that do not exist, or scale factors that do not fit.
         """
         bottom_up = ResampledMaps(net, in_features, scale_factors, resampling_norm)
         super().__init__(

@@ -14,6 +14,7 @@ from itertools import pairwise
 from detectron2.modeling.backbone.backbone import Backbone
 from torch import Tensor, nn
 
+from vitdet_d2.errors import RecipeError
 from vitdet_d2.layers.norm import channel_norm
 
 
@@ -38,11 +39,11 @@ class ResampledMaps(Backbone):
 
         Raises:
             TypeError: ``net`` is no Detectron2 backbone.
-            ValueError: maps that do not exist or have no shape, or scale factors that do not fit.
+            RecipeError: maps that do not exist or have no shape, or scale factors that do not fit.
         """
         super().__init__()
         if len(in_features) != len(scale_factors):
-            raise ValueError(
+            raise RecipeError(
                 f"in_features: expected one map for each of scale_factors={list(scale_factors)}, "
                 f"got {list(in_features)}"
             )
@@ -88,19 +89,19 @@ def map_shape(net: Backbone, name: str) -> tuple[int, int]:
 
     Raises:
         TypeError: ``net`` is no Detectron2 backbone.
-        ValueError: it has no such map, or does not state its shape.
+        RecipeError: it has no such map, or does not state its shape.
     """
     if not isinstance(net, Backbone):
         raise TypeError(f"net: expected a detectron2 Backbone, got {type(net).__name__}")
     shapes = net.output_shape()
     if name not in shapes:
-        raise ValueError(
+        raise RecipeError(
             f"in_feature: expected one of the backbone's maps ({', '.join(shapes)}), got {name!r}"
             "; a ViT returns more with out_block_indexes"
         )
     shape = shapes[name]
     if shape.channels is None or shape.stride is None:
-        raise ValueError(f"net: expected channels and stride of {name!r}, got {shape}")
+        raise RecipeError(f"net: expected channels and stride of {name!r}, got {shape}")
     return shape.channels, shape.stride
 
 
@@ -112,11 +113,11 @@ def level_strides(strides: Sequence[int], scale_factors: Sequence[float]) -> lis
         scale_factors: size of each level relative to that map.
 
     Raises:
-        ValueError: they do not double from one level to the next.
+        RecipeError: they do not double from one level to the next.
     """
     levels = [int(stride / scale) for stride, scale in zip(strides, scale_factors, strict=True)]
     if any(coarser != 2 * finer for finer, coarser in pairwise(levels)):
-        raise ValueError(
+        raise RecipeError(
             f"scale_factors: expected each to be half of the one before, "
             f"got {list(scale_factors)}, strides {levels}"
         )
@@ -136,7 +137,7 @@ def resampling_layers(
         halve: whether each deconvolution halves the channels.
 
     Raises:
-        ValueError: another scale.
+        RecipeError: another scale.
     """
     half, quarter = (dim // 2, dim // 4) if halve else (dim, dim)
     if scale == 4.0:
@@ -153,4 +154,4 @@ def resampling_layers(
         return [], dim
     if scale == 0.5:
         return [nn.MaxPool2d(kernel_size=2, stride=2)], dim
-    raise ValueError(f"scale_factors: expected 4, 2, 1 or 0.5, got {scale}")
+    raise RecipeError(f"scale_factors: expected 4, 2, 1 or 0.5, got {scale}")

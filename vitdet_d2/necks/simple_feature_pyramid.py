@@ -52,7 +52,7 @@ class SimpleFeaturePyramid(Backbone):
 
         Raises:
             TypeError: ``net`` is no Detectron2 backbone.
-            ValueError: a scale factor is not supported, or they do not halve from one to the next,
+            RecipeError: a scale factor is not supported, or they do not halve from one to the next,
                 or the backbone has no such map, or does not state its shape.
         """
         super().__init__()
@@ -119,7 +119,7 @@ def _make_stage(dim: int, out_channels: int, scale: float, norm: str) -> nn.Sequ
         norm: norm of the convolutions.
 
     Raises:
-        ValueError: the scale is not supported.
+        RecipeError: the scale is not supported.
     """
     layers, dim = resampling_layers(dim, scale, norm, halve=True)
     bias = norm == ""
