@@ -12,8 +12,9 @@ from pathlib import Path
 import detectron2
 import pytest
 
-from vitdet_d2 import runtime
+from vitdet_d2 import runtime, zoo
 from vitdet_d2.engine.arguments import RunArguments, parse_eval, parse_train
+from vitdet_d2.engine.predict_arguments import parse_predict
 from vitdet_d2.engine.recipes import load_recipe
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.zoo.recipe_names import find_recipe, recipe_names
@@ -49,10 +50,11 @@ def anchors(path: Path) -> set[str]:
 
 def commands(text: str) -> list[list[str]]:
     """Arguments of every command of ours in code blocks, from ``train`` or ``eval`` on."""
+    ours = r"(^|\s)((vitdet (train|eval)|train_net\.py) .*--config-file|vitdet predict .*--input)"
     found = []
     for block in blocks(text):
         for line in block.replace("\\\n", " ").splitlines():
-            if not re.search(r"(^|\s)(vitdet (train|eval)|train_net\.py) .*--config-file", line):
+            if not re.search(ours, line):
                 continue
             words = shlex.split(line, comments=True)
             start = words.index("vitdet") + 1 if "vitdet" in words else words.index("train_net.py")
@@ -65,7 +67,18 @@ def parse(command: list[str]) -> RunArguments:
     return (parse_eval if command[0] == "eval" else parse_train)(command[1:])
 
 
+def check_prediction(argv: list[str]) -> None:
+    arguments = parse_predict(argv)
+    if arguments.model is not None:
+        assert zoo.find(arguments.model).runs_here
+    if arguments.config_file is not None:
+        load_recipe(arguments.config_file, arguments.overrides, eval_only=True)
+
+
 def check_command(command: list[str]) -> None:
+    if command[0] == "predict":
+        check_prediction(command[1:])
+        return
     arguments = parse(command)
     named = arguments.config_file
     if named.startswith(("runs/", "detectron2/")):
@@ -99,6 +112,9 @@ def test_commands_are_found_and_mistakes_in_them_too() -> None:
     (command,) = commands(text)
     assert command == ["train", "--config-file", "vitdet_ti", "train.max_itr=5"]
     with pytest.raises(RecipeError, match=r"did you mean 'train\.max_iter'"):
+        check_command(command)
+    (command,) = commands("```\nvitdet predict --model vitdet_bb --input a --output b\n```\n")
+    with pytest.raises(RecipeError, match="vitdet_bb"):
         check_command(command)
 
 

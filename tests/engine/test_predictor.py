@@ -8,12 +8,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from detectron2.data import transforms as T
+from detectron2.engine import DefaultPredictor
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 from torch import nn
@@ -95,6 +97,24 @@ def test_same_numbers_as_evaluation(tmp_path: Path, order: str) -> None:
     assert not torch.equal(
         other(tmp_path / "0.png").scores[:3], predictor(tmp_path / "0.png").scores[:3]
     )
+
+
+@pytest.mark.parametrize("order", ["RGB", "BGR"])
+@pytest.mark.parametrize("size", SIZES)
+def test_same_numbers_as_default_predictor(
+    weights: Path, order: str, size: tuple[int, int]
+) -> None:
+    """With an installed Detectron2 this is its own code around the same model."""
+    detector = load_detector(weights, device="cpu")
+    # Its constructor wants a yacs file; what a call uses is set here.
+    default = DefaultPredictor.__new__(DefaultPredictor)
+    default.cfg = SimpleNamespace(MODEL=SimpleNamespace(DEVICE="cpu"))
+    default.input_format, default.model = order, detector.model
+    default.aug = T.ResizeShortestEdge([64, 64], 64)
+    predictor = Predictor(detector.model, [T.ResizeShortestEdge(64, 64)], model_order=order)
+    pixels = tiny_detector.picture(*size)
+    expected = default(np.ascontiguousarray(pixels[:, :, ::-1]))["instances"]  # it takes BGR
+    same(predictor(pixels, channel_order="RGB"), expected)
 
 
 @pytest.mark.parametrize("size", SIZES)
