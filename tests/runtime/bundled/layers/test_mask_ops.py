@@ -83,3 +83,16 @@ def test_wrong_shapes_are_told(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         paste_masks_in_image(torch.zeros(masks), torch.zeros(boxes), (5, 5))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_scripted_pasting_is_the_same() -> None:
+    masks = torch.rand(3, 7, 7)
+    boxes = torch.tensor([[2.0, 3.0, 20.0, 15.0], [-4.0, 1.0, 9.5, 30.0], [50.0, 50.0, 60.0, 60.0]])
+    scripted = torch.jit.script(paste_masks_in_image)
+    for threshold in (0.5, -1.0):
+        expected = paste_masks_in_image(masks, boxes, (18, 24), threshold)
+        assert expected[0].any()
+        assert torch.equal(scripted(masks, boxes, (18, 24), threshold), expected)
+    with pytest.raises(torch.jit.Error, match="expected one per mask"):
+        scripted(masks, boxes[:2], (18, 24))

@@ -9,8 +9,6 @@ Source: the behaviour of detectron2 ``layers/mask_ops.py``.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -27,15 +25,17 @@ GPU_MEM_LIMIT = 1024**3  # bytes of one chunk's float masks on an accelerator
 
 def paste_masks_in_image(
     masks: Tensor,
-    boxes: Tensor | object,
+    boxes: Tensor,
     image_shape: tuple[int, int],
     threshold: float = 0.5,
 ) -> Tensor:
     """Resample each mask onto the pixels of its box, and threshold it.
 
+    Written in the part of Python that ``torch.jit.script`` compiles.
+
     Args:
         masks: ``(N, M, M)``, values in [0, 1].
-        boxes: ``(N, 4)`` or ``Boxes``, XYXY in pixels.
+        boxes: ``(N, 4)``, XYXY in pixels; outside of a script also ``Boxes``.
         image_shape: ``(H, W)``.
         threshold: pixels of at least this value belong to the object; below 0, no thresholding.
 
@@ -45,55 +45,54 @@ def paste_masks_in_image(
     Raises:
         ValueError: the masks are not square, or there are not as many boxes.
     """
-    corners = boxes if isinstance(boxes, Tensor) else boxes.tensor  # type: ignore[attr-defined]
+    if not isinstance(boxes, Tensor):
+        boxes = boxes.tensor
     if masks.dim() != 3 or masks.shape[-1] != masks.shape[-2]:
-        raise ValueError(f"masks: expected square ones (N, M, M), got {tuple(masks.shape)}")
-    if len(corners) != len(masks):
-        raise ValueError(f"boxes: expected one per mask ({len(masks)}), got {len(corners)}")
+        raise ValueError(f"masks: expected square ones (N, M, M), got {list(masks.shape)}")
+    if len(boxes) != len(masks):
+        raise ValueError(f"boxes: expected one per mask ({len(masks)}), got {len(boxes)}")
     height, width = int(image_shape[0]), int(image_shape[1])
     dtype = torch.bool if threshold >= 0 else torch.uint8
-    pasted = torch.zeros(len(masks), height, width, dtype=dtype, device=masks.device)
-    for start, stop in _chunks(len(masks), height * width, masks.device):
-        window = _window(corners[start:stop], height, width)
-        soft = _sample(masks[start:stop], corners[start:stop], window)
-        rows, columns = window
-        pasted[start:stop, rows, columns] = (
-            soft >= threshold if threshold >= 0 else (soft * 255).to(torch.uint8)
-        )
+    pasted = torch.zeros([len(masks), height, width], dtype=dtype, device=masks.device)
+    step = _chunk_size(height * width, masks.device.type == "cpu")
+    for start in range(0, len(masks), step):
+        stop = min(start + step, len(masks))
+        top, bottom, left, right = _window(boxes[start:stop], height, width)
+        soft = _sample(masks[start:stop], boxes[start:stop], top, bottom, left, right)
+        hard = soft >= threshold if threshold >= 0 else (soft * 255).to(torch.uint8)
+        pasted[start:stop, top:bottom, left:right] = hard
     return pasted
 
 
-def _chunks(num_masks: int, num_pixels: int, device: torch.device) -> list[tuple[int, int]]:
-    """Split the masks: one by one on the CPU, as many as fit the memory limit elsewhere."""
-    per_chunk = 1
-    if device.type != "cpu":
-        per_chunk = max(1, math.floor(GPU_MEM_LIMIT / max(1, num_pixels * BYTES_PER_FLOAT)))
-    return [(start, min(start + per_chunk, num_masks)) for start in range(0, num_masks, per_chunk)]
+def _chunk_size(
+    num_pixels: int, on_cpu: bool, limit: int = GPU_MEM_LIMIT // BYTES_PER_FLOAT
+) -> int:
+    """Return how many masks to paste at once: one on the CPU, elsewhere what the limit holds."""
+    return 1 if on_cpu else max(1, limit // max(1, num_pixels))
 
 
-def _window(boxes: Tensor, height: int, width: int) -> tuple[slice, slice]:
-    """Return the rows and columns that can be inside one of the boxes, with a pixel to spare.
+def _window(boxes: Tensor, height: int, width: int) -> tuple[int, int, int, int]:
+    """Return top, bottom, left, right of what can be inside one of the boxes, with a pixel more.
 
     On an accelerator it is the whole image: finding less would wait for the device.
     """
-    if boxes.device.type != "cpu" or not torch.isfinite(boxes).all():
-        return slice(0, height), slice(0, width)
-    limit = boxes.new_tensor([width, height])
+    if boxes.device.type != "cpu" or not bool(torch.isfinite(boxes).all()):
+        return 0, height, 0, width
+    limit = torch.tensor([width, height], dtype=boxes.dtype)
     low = torch.minimum((boxes[:, :2].amin(0).floor() - 1).clamp(min=0), limit)
     high = torch.minimum((boxes[:, 2:].amax(0).ceil() + 1).clamp(min=0), limit)
-    (left, top), (right, bottom) = low.long().tolist(), high.long().tolist()
-    return slice(top, max(top, bottom)), slice(left, max(left, right))
+    left, top = int(low[0]), int(low[1])
+    return top, max(top, int(high[1])), left, max(left, int(high[0]))
 
 
-def _sample(masks: Tensor, boxes: Tensor, window: tuple[slice, slice]) -> Tensor:
+def _sample(masks: Tensor, boxes: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
     """Interpolate ``(n, M, M)`` masks at the pixel centres of a window: ``(n, h, w)``."""
-    rows, columns = window
-    values = masks.to(torch.promote_types(masks.dtype, torch.float32))
+    values = masks if masks.dtype == torch.float64 else masks.float()
     x1, y1, x2, y2 = boxes.split(1, dim=1)  # (n, 1) each
-    y = torch.arange(rows.start, rows.stop, device=masks.device, dtype=torch.float32) + 0.5
-    x = torch.arange(columns.start, columns.stop, device=masks.device, dtype=torch.float32) + 0.5
+    y = torch.arange(top, bottom, device=masks.device, dtype=torch.float32) + 0.5
+    x = torch.arange(left, right, device=masks.device, dtype=torch.float32) + 0.5
     y = (y - y1) / (y2 - y1) * 2 - 1  # (n, h); -1 and 1 are the edges of the mask
     x = (x - x1) / (x2 - x1) * 2 - 1  # (n, w)
-    shape = (len(masks), y.shape[1], x.shape[1])
+    shape = [len(masks), y.shape[1], x.shape[1]]
     grid = torch.stack([x[:, None, :].expand(shape), y[:, :, None].expand(shape)], dim=3)
     return F.grid_sample(values[:, None], grid.to(values.dtype), align_corners=False)[:, 0]
