@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 import torch
 from detectron2.config import CfgNode, get_cfg
+from detectron2.data import MetadataCatalog
 from detectron2.layers import ShapeSpec
 from detectron2.modeling import (
     BACKBONE_REGISTRY,
+    ROI_HEADS_REGISTRY,
     ROI_MASK_HEAD_REGISTRY,
     Backbone,
     BaseMaskRCNNHead,
+    StandardROIHeads,
     build_backbone,
     build_model,
 )
@@ -183,6 +186,38 @@ def test_wrong_cascades(cfg: CfgNode, changes: list[Any], message: str) -> None:
     cfg.merge_from_list([f"MODEL.{c}" if i % 2 == 0 else c for i, c in enumerate(changes)])
     with pytest.raises(ValueError, match=message):
         build_model(cfg)
+
+
+def test_federated_loss(cfg: CfgNode) -> None:
+    counts = [{"id": i + 1, "image_count": n} for i, n in enumerate((4, 9, 1))]
+    MetadataCatalog.get("federated").set(class_image_count=counts)
+    cfg.DATASETS.TRAIN = ("federated",)
+    cfg.MODEL.ROI_BOX_HEAD.USE_FED_LOSS = cfg.MODEL.ROI_BOX_HEAD.USE_SIGMOID_CE = True
+    cfg.MODEL.ROI_BOX_HEAD.FED_LOSS_NUM_CLASSES = 2
+    predictor: Any = build_model(cfg).roi_heads.box_predictor
+    MetadataCatalog.remove("federated")
+    assert predictor.fed_loss_cls_weights.tolist() == [2.0, 3.0, 1.0]  # to the power 0.5
+    assert (predictor.fed_loss_num_classes, predictor.use_sigmoid_ce) == (2, True)
+
+
+def test_heads_that_take_the_configuration_themselves(
+    cfg: CfgNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OldHeads(StandardROIHeads):
+        def __init__(self, cfg: Any, input_shape: Any) -> None:
+            super().__init__(cfg, input_shape)
+            self.is_old = True
+
+        @classmethod
+        def _init_mask_head(cls, cfg: Any, input_shape: Any) -> dict[str, Any]:
+            assert input_shape["p2"].stride == 4
+            return {}
+
+    monkeypatch.setitem(ROI_HEADS_REGISTRY._obj_map, "OldHeads", OldHeads)
+    cfg.MODEL.ROI_HEADS.NAME = "OldHeads"
+    heads: Any = build_model(cfg).roi_heads
+    assert heads.is_old
+    assert not heads.mask_on
 
 
 def test_omegaconf_instead_of_yacs(cfg: CfgNode) -> None:

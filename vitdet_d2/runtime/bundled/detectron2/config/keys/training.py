@@ -56,7 +56,7 @@ TEST: dict[str, Any] = {
 
 RUN: dict[str, Any] = {
     "OUTPUT_DIR": "./output",
-    "SEED": -1,  # negative: another one in every run
+    "SEED": -1,  # negative: drawn anew for every run, except for the order of the data
     "CUDNN_BENCHMARK": False,
     "FLOAT32_PRECISION": "",  # "highest", "high", "medium"; empty: torch's own
     "VIS_PERIOD": 0,  # iterations between training pictures; 0: none
