@@ -188,6 +188,19 @@ def test_data_loader_settings(pair):
 
 def test_training_settings(pair):
     ours, theirs = pair
-    beyond = {"amp": {"enabled": True, "dtype": "bf16"}, "device": "auto", "seed": -1}
+    # Ours differ in precision and device; what Detectron2 has no key for is off.
+    beyond = {
+        "amp": {"enabled": True, "dtype": "bf16"},
+        "device": "auto",
+        "seed": -1,
+        "global_batch": None,
+        "accumulate": 1,
+        "clip_grad": {"max_norm": None},
+        "ema": {"decay": None},
+        "freeze_blocks": 0,
+        "activation_checkpointing": False,
+        "compile": False,
+        "best_metric": None,
+    }
     expected = {**plain(theirs.train), **beyond}
     assert plain(ours.train) == expected
