@@ -57,7 +57,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {} if word == "no_etag" else {"ETag": etag}
         status, start = 200, 0
         asked = self.headers.get("Range")
-        if asked and self.headers.get("If-Range") == etag and word != "no_range":
+        if asked and self.headers.get("If-Range", etag) == etag and word != "no_range":
             start = int(asked.removeprefix("bytes=").removesuffix("-"))
             if start >= len(body):
                 return self.answer(416, b"", {"Content-Range": f"bytes */{len(body)}"})
