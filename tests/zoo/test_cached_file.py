@@ -8,8 +8,11 @@ import hashlib
 import json
 import logging
 import multiprocessing
+import os
 import pickle
+import pty
 import shutil
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -179,6 +182,17 @@ def test_redirects_are_followed(server: BadServer) -> None:
     server.files["/elsewhere"] = server.files[path]
     server.behaviours = [f"redirect {server.address}/elsewhere"]
     assert fetch(address).path.read_bytes() == BODY
+
+
+def test_a_terminal_sees_a_bar(server: BadServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.files["/a.pth"] = BODY
+    reader, writer = pty.openpty()
+    with os.fdopen(writer, "w") as stream:
+        monkeypatch.setattr(sys, "stderr", stream)
+        fetch(f"{server.address}/a.pth")
+        shown = os.read(reader, 10000)
+    os.close(reader)
+    assert b"a.pth: 100%|" in shown
 
 
 def test_a_password_is_not_given_to_where_a_server_redirects(server: BadServer) -> None:

@@ -31,10 +31,11 @@ from vitdet_d2.engine.detector import Detector, load_detector, load_released
 from vitdet_d2.engine.predict_arguments import PredictArguments
 from vitdet_d2.engine.predictor import Predictor
 from vitdet_d2.engine.run_folder import make_writable
-from vitdet_d2.engine.terminal import bar, quiet_third_parties, shows_bars, terminal_logging
+from vitdet_d2.engine.terminal import quiet_third_parties, shows_bars, terminal_logging
 from vitdet_d2.errors import DataError, RecipeError, StoppedBySignal, UserError
 from vitdet_d2.evaluation.detection_file import DetectionFile
 from vitdet_d2.evaluation.pictures import draw_detections, load_visualizer
+from vitdet_d2.progress_bar import bar
 
 logger = logging.getLogger(__name__)
 

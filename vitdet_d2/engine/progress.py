@@ -19,7 +19,8 @@ from detectron2.utils.events import (
 from tqdm import tqdm
 
 from vitdet_d2.engine.atomic_write import atomic_write
-from vitdet_d2.engine.terminal import bar, shows_bars
+from vitdet_d2.engine.terminal import shows_bars
+from vitdet_d2.progress_bar import bar
 
 METRICS_FILE = "metrics.json"
 

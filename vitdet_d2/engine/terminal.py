@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from detectron2.utils import comm
 from tqdm import tqdm
@@ -131,20 +130,6 @@ def _terminal_handler(stream: TextIO) -> logging.Handler:
 def shows_bars() -> bool:
     """Whether bars are drawn: on the main process, where standard error is a terminal."""
     return comm.is_main_process() and sys.stderr.isatty()
-
-
-def bar(iterable: Iterable[Any] | None = None, **options: Any) -> tqdm:
-    """Return a bar on standard error.
-
-    Args:
-        iterable: what it counts; None: its owner calls ``update``.
-        options: of tqdm.
-    """
-    with contextlib.suppress(OSError, ValueError):  # not a terminal
-        if 0 in os.get_terminal_size(sys.stderr.fileno()):
-            # One that does not tell its size, as containers have it: tqdm would draw nothing.
-            return tqdm(iterable, file=sys.stderr, ncols=80, nrows=24, **options)
-    return tqdm(iterable, file=sys.stderr, dynamic_ncols=True, **options)
 
 
 def quiet_third_parties() -> None:

@@ -17,10 +17,9 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
-from tqdm import tqdm
-
 import vitdet_d2
 from vitdet_d2.errors import DownloadError, UserError, WeightsError
+from vitdet_d2.progress_bar import bar
 from vitdet_d2.zoo.addresses import redact
 from vitdet_d2.zoo.partial_file import PartialFile
 
@@ -183,12 +182,12 @@ def _receive(response: Any, part: PartialFile, name: str) -> None:
         _InterruptedTransfer: it ends too soon.
     """
     # None: shown on a terminal only.
-    with tqdm(
+    with bar(
         desc=name, total=part.total, initial=part.size, unit="B", unit_scale=True, disable=None
-    ) as bar:
+    ) as shown:
         while chunk := response.read(_CHUNK):
             part.append(chunk)
-            bar.update(len(chunk))
+            shown.update(len(chunk))
     if part.total is not None and part.size != part.total:
         raise _InterruptedTransfer("the connection was closed")
 
