@@ -22,6 +22,7 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
         "transform_keypoint_annotations",
         "transform_proposals",
     ),
+    "detectron2.data.transforms": ("RandomRotation", "RotationTransform"),
     "detectron2.evaluation": (
         "COCOPanopticEvaluator",
         "CityscapesInstanceEvaluator",
@@ -44,7 +45,9 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     ),
     "detectron2.layers": (
         "ASPP",
+        "CycleBatchNormList",
         "DeformConv",
+        "DepthwiseSeparableConv2d",
         "ModulatedDeformConv",
         "ROIAlignRotated",
         "batched_nms_rotated",
@@ -60,16 +63,21 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     "detectron2.modeling": (
         "DatasetMapperTTA",
         "GeneralizedRCNNWithTTA",
+        "MViT",
         "PanopticFPN",
         "ResNet",
         "ResNetBlockBase",
         "RetinaNet",
         "SemanticSegmentor",
+        "SwinTransformer",
         "build_resnet_backbone",
+        "build_sem_seg_head",
         "make_stage",
     ),
     "detectron2.modeling.anchor_generator": ("RotatedAnchorGenerator",),
     "detectron2.modeling.backbone": (
+        "BasicStem",
+        "BottleneckBlock",
         "ResNet",
         "ResNetBlockBase",
         "build_resnet_backbone",
@@ -86,6 +94,7 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
         "make_stage",
     ),
     "detectron2.modeling.box_regression": ("Box2BoxTransformRotated",),
+    "detectron2.modeling.meta_arch.retinanet": ("RetinaNet", "RetinaNetHead"),
     "detectron2.modeling.roi_heads": ("BaseKeypointRCNNHead", "KRCNNConvDeconvUpsampleHead"),
     "detectron2.modeling.roi_heads.keypoint_head": (
         "BaseKeypointRCNNHead",
@@ -96,6 +105,7 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
         "RROIHeads",
         "RotatedFastRCNNOutputLayers",
     ),
+    "detectron2.modeling.test_time_augmentation": ("DatasetMapperTTA", "GeneralizedRCNNWithTTA"),
     "detectron2.structures": (
         "Keypoints",
         "RotatedBoxes",
@@ -105,6 +115,7 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     "detectron2.structures.keypoints": ("Keypoints", "heatmaps_to_keypoints"),
     "detectron2.structures.rotated_boxes": ("RotatedBoxes", "pairwise_iou"),
     "detectron2.utils.testing": ("convert_scripted_instances", "get_sample_coco_image"),
+    "detectron2.utils.video_visualizer": ("VideoVisualizer",),
 }
 
 

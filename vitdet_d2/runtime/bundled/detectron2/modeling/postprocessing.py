@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detections in the coordinates of the picture that the user gave.
+"""Predictions in the coordinates of the picture that the user gave.
 
 Source: equals detectron2 ``postprocessing.py``, except that the input is left as it was.
 """
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from detectron2.structures import Boxes, Instances, ROIMasks
+from torch import Tensor
 
-__all__ = ["detector_postprocess"]
+__all__ = ["detector_postprocess", "sem_seg_postprocess"]
 
 
 def detector_postprocess(
@@ -50,3 +52,23 @@ def detector_postprocess(
             scaled.pred_boxes, output_height, output_width, mask_threshold
         ).tensor
     return scaled
+
+
+def sem_seg_postprocess(
+    result: Tensor, img_size: tuple[int, int], output_height: int, output_width: int
+) -> Tensor:
+    """Cut the padding off a map of class scores, and resize it to the output size.
+
+    Args:
+        result: ``(C, H, W)`` scores of the padded image.
+        img_size: ``(height, width)`` of the image without its padding.
+        output_height: height of the output, in pixels.
+        output_width: width of the output, in pixels.
+
+    Returns:
+        ``(C, output_height, output_width)``, bilinear.
+    """
+    height, width = img_size
+    scores = result[None, :, :height, :width]
+    size = (output_height, output_width)
+    return F.interpolate(scores, size=size, mode="bilinear", align_corners=False)[0]
