@@ -199,7 +199,9 @@ def _condition(model: GeneralizedRCNN, mode: Literal["eval", "train"]) -> None:
         if predictor.use_fed_loss:
             predictor.fed_loss_cls_weights.abs_()  # chances
         if mode == "eval":
-            score.weight.mul_(2.0)
+            # Each stage of a cascade rounds once more: smaller scores, and boxes that move less.
+            score.weight.mul_(1.0 if cascade else 2.0)
+            predictor.bbox_pred.weight.mul_(0.3 if cascade else 1.0)
     if mode == "eval":
         return
     convolutional = list(heads.box_head) if cascade else [heads.box_head]

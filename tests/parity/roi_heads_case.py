@@ -105,7 +105,7 @@ def build_roi_heads(
 
 
 def _predictor(case: HeadsCase, weights: tuple[float, ...]) -> FastRCNNOutputLayers:
-    options: dict[str, Any] = {"test_score_thresh": 0.05}
+    options: dict[str, Any] = {"test_score_thresh": 0.02 if case.cascade else 0.05}
     if case.federated:
         options = {
             "test_score_thresh": 0.02,
