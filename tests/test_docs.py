@@ -29,6 +29,7 @@ INTERNAL = {
     "config.recipe_text",
     "data.federated_weights",
     "evaluation.coco_scoring",
+    "modeling.roi_heads.convolutions",
     "modeling.roi_heads.federated_loss",
     "modeling.roi_heads.sampled_masks",
     "modeling.weight_fill",

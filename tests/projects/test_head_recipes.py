@@ -63,9 +63,7 @@ def test_number_of_classes_stands_in_one_place():
 def test_cascade_without_masks():
     """By the part that recipes share, and by an override of a recipe with masks."""
     cfg = LazyConfig.load(str(ROOT / "configs/models/cascade_rcnn_vitdet.py"))
-    by_override = LazyConfig.apply_overrides(
-        load("cascade_vitdet_b"), ["model.roi_heads.mask_in_features=null"]
-    )
+    by_override = load_recipe("cascade_vitdet_b", ["model.roi_heads.mask_in_features=null"])
     first, second = heads_of(cfg.model), heads_of(by_override.model)
     assert isinstance(first, CascadeROIHeads)
     assert not first.mask_on

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from detectron2.config import configurable
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.layers import ShapeSpec
 from detectron2.modeling.by_name import part_by_name
+from detectron2.modeling.roi_heads.convolutions import add_convolutions
 from detectron2.modeling.weight_fill import fill_msra, fill_xavier
 from detectron2.utils.registry import Registry
 from torch import nn
@@ -51,21 +52,8 @@ class FastRCNNConvFCHead(nn.Sequential):
         if not conv_dims and not fc_dims:
             raise ValueError("conv_dims, fc_dims: expected at least one layer, got none")
         channels, height, width = input_shape.channels or 0, input_shape.height, input_shape.width
-
-        self.conv_norm_relus: list[Conv2d] = []
-        for i, dim in enumerate(conv_dims, start=1):
-            conv = Conv2d(
-                channels,
-                dim,
-                kernel_size=3,
-                padding=1,
-                bias=not conv_norm,
-                norm=get_norm(conv_norm, dim),
-                activation=nn.ReLU(),
-            )
-            self.add_module(f"conv{i}", conv)
-            self.conv_norm_relus.append(conv)
-            channels = dim
+        self.conv_norm_relus = add_convolutions(self, "conv", channels, conv_dims, conv_norm)
+        channels = conv_dims[-1] if conv_dims else channels
         self._output_shape = ShapeSpec(channels=channels, height=height, width=width)
 
         self.fcs: list[nn.Linear] = []

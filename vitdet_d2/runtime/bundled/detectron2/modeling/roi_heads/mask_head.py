@@ -15,8 +15,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from detectron2.config import configurable
-from detectron2.layers import Conv2d, ShapeSpec, get_norm
+from detectron2.layers import Conv2d, ShapeSpec
 from detectron2.modeling.by_name import part_by_name
+from detectron2.modeling.roi_heads.convolutions import add_convolutions
 from detectron2.modeling.weight_fill import fill_msra
 from detectron2.structures import Instances
 from detectron2.utils.events import EventStorage, get_event_storage
@@ -221,20 +222,9 @@ class MaskRCNNConvUpsampleHead(BaseMaskRCNNHead, nn.Sequential):  # type: ignore
         if not conv_dims:
             raise ValueError("conv_dims: expected at least the width of the up-sampling, got none")
         channels = input_shape.channels or 0
-        self.conv_norm_relus = []
-        for i, dim in enumerate(conv_dims[:-1], start=1):
-            conv = Conv2d(
-                channels,
-                dim,
-                kernel_size=3,
-                padding=1,
-                bias=not conv_norm,
-                norm=get_norm(conv_norm, dim),
-                activation=nn.ReLU(),
-            )
-            self.add_module(f"mask_fcn{i}", conv)
-            self.conv_norm_relus.append(conv)
-            channels = dim
+        hidden = conv_dims[:-1]
+        self.conv_norm_relus = add_convolutions(self, "mask_fcn", channels, hidden, conv_norm)
+        channels = hidden[-1] if hidden else channels
         self.deconv = nn.ConvTranspose2d(channels, conv_dims[-1], kernel_size=2, stride=2)
         self.deconv_relu = nn.ReLU()
         self.predictor = Conv2d(conv_dims[-1], num_classes, kernel_size=1)
