@@ -211,17 +211,39 @@ def test_evaluations_by_the_other_formats_rules_are_refused_at_the_start(root):
         prepare_datasets(cfg)
 
 
-def test_official_names_are_used_without_detectron2s_table(root, monkeypatch):
-    """As with ``$DETECTRON2_DATASETS``: classes are those of the file, not a table's."""
-    name = "toy_official"
-    DatasetCatalog.register(name, lambda: pytest.fail("Detectron2's own loader was called"))
+def _register_as_detectron2(name: str, root: Path, module: str) -> None:
+    def load() -> Any:
+        pytest.fail("the loader was called")
+
+    load.__module__ = module
+    DatasetCatalog.register(name, load)
     MetadataCatalog.get(name).set(
         json_file=str(root / "lvis/lvis_v1_train.json"),
         image_root=str(root / "coco/"),
         evaluator_type="lvis",
+        note="kept",
     )
+
+
+def test_detectron2s_own_loader_is_not_needed(root):
+    """It stands on the package lvis; what else was noted on the data set stays."""
+    name = "toy_official"
+    _register_as_detectron2(name, root, "detectron2.data.datasets.lvis")
     cfg = _recipe(OURS)
     cfg.dataloader.train.dataset.names = cfg.dataloader.test.dataset.names = name
     assert len(prepare_datasets(cfg).thing_classes) == 6
     assert len(get_detection_dataset_dicts(name)) > 0
-    assert len(MetadataCatalog.get(name).class_image_count) == 6
+    metadata = MetadataCatalog.get(name)
+    assert len(metadata.class_image_count) == 6
+    assert metadata.note == "kept"
+
+
+def test_a_loader_of_ones_own_is_kept(root):
+    name = "toy_own_loader"
+    _register_as_detectron2(name, root, "mine")
+    loader = DatasetCatalog[name]
+    cfg = _recipe(OURS)
+    cfg.dataloader.train.dataset.names = cfg.dataloader.test.dataset.names = name
+    prepare_datasets(cfg)
+    assert DatasetCatalog[name] is loader
+    assert len(MetadataCatalog.get(name).thing_dataset_id_to_contiguous_id) == 6

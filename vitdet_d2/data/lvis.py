@@ -66,6 +66,27 @@ def register_lvis_instances(
     )
 
 
+def complete_registration(name: str, report: CocoReport, json_file: str, image_root: str) -> None:
+    """Let a data set that someone registered be used without the package ``lvis``, and by its file.
+
+    Detectron2's own loader needs the package, and its metadata lack category ids. Other loaders,
+    and metadata that are set, stay as they are.
+
+    Args:
+        name: of the data set.
+        report: on its file.
+        json_file: the file.
+        image_root: of its images.
+    """
+    loader = DatasetCatalog[name]
+    if str(getattr(loader, "__module__", "")).startswith("detectron2.data.datasets"):
+        DatasetCatalog.remove(name)
+        DatasetCatalog.register(name, LvisSource(json_file, image_root, name))
+    metadata = MetadataCatalog.get(name)
+    facts = lvis_metadata(report).items()
+    metadata.set(**{key: value for key, value in facts if metadata.get(key) is None})
+
+
 def load_lvis_json(
     json_file: str | os.PathLike[str],
     image_root: str | os.PathLike[str],

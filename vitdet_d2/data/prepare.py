@@ -26,6 +26,7 @@ from ..checks import CocoReport
 from ..errors import DataError
 from .cache import cache_folder
 from .digits import build_digits, register_digits
+from .lvis import complete_registration
 from .lvis_recipe import check_evaluators, limit_federated_classes
 from .mask_demand import check_evaluation_masks, check_training_masks
 from .registration import (
@@ -34,7 +35,6 @@ from .registration import (
     Split,
     check_files,
     find_coco_files,
-    register_checked,
     register_coco_json,
 )
 
@@ -217,8 +217,7 @@ def _inspect(name: str, split: Split) -> _Used:
             f"{difference}; use the file it is meant for, or data.{split}_json for another one"
         )
     if metadata.get("evaluator_type") == "lvis":
-        # Detectron2's own loader needs the package lvis, and reads the classes from a table.
-        register_checked(name, checked)
+        complete_registration(name, report, str(checked.json_file), str(checked.image_root))
     return _Used(
         name=name,
         split=split,

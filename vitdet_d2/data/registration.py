@@ -208,18 +208,13 @@ def register_coco_json(
             f"data set {name!r} is already registered with other files; choose another name"
         )
     checked = check_files(files, repair=True)
-    register_checked(name, checked)
+    _register_checked(name, checked)
     _registered[name] = (files, checked.json_file)
     return checked
 
 
-def register_checked(name: str, checked: CheckedData) -> None:
-    """Register checked files in place of what the name stood for.
-
-    Args:
-        name: for the catalogues.
-        checked: the files, in COCO's or LVIS's format.
-    """
+def _register_checked(name: str, checked: CheckedData) -> None:
+    """Register checked files in place of what the name stood for."""
     from detectron2.data import DatasetCatalog, MetadataCatalog
     from detectron2.data.datasets import register_coco_instances
 
