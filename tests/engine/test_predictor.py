@@ -298,6 +298,15 @@ def test_a_run_folder_stands_for_its_newest_checkpoint(tmp_path: Path) -> None:
     assert detector.weights == str(run / "model_0000009.pth")
 
 
+def test_other_weights_of_a_run_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = tiny_detector.write_run(tmp_path / "run")
+    (run / "model_best.pth").write_bytes((run / "model_0000009.pth").read_bytes())
+    with caplog.at_level("INFO"):
+        load_detector(run, device="cpu")
+    assert "Name the file to take other weights of this run: model_best.pth" in caplog.text
+    assert load_detector(run / "model_best.pth", device="cpu").weights.endswith("model_best.pth")
+
+
 def test_a_run_folder_without_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"no checkpoint in .*; name a checkpoint with"):
         load_detector(tmp_path, device="cpu")

@@ -36,6 +36,9 @@ from vitdet_d2.zoo import find, for_inference, get_config
 
 logger = logging.getLogger(__name__)
 
+# What a run may leave beside its checkpoints: the best by a metric, the average at the end.
+_BESIDE = ("model_best.pth", "model_ema_final.pth")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Detector:
@@ -179,6 +182,9 @@ def _checkpoint_of(weights: str) -> str:
     if found is None:
         raise WeightsError(f"{store.describe_contents()}; name a checkpoint with --weights FILE")
     logger.info("Weights of the run: %s", found)
+    others = [name for name in _BESIDE if (folder / name).is_file()]
+    if others:
+        logger.info("Name the file to take other weights of this run: %s", ", ".join(others))
     return str(found)
 
 
