@@ -22,7 +22,7 @@ from torch import nn
 
 from vitdet_d2.data.prepare import set_num_classes
 from vitdet_d2.engine.build import resolve_device
-from vitdet_d2.engine.checkpoint_store import CheckpointStore
+from vitdet_d2.engine.checkpoint_store import AVERAGE_FINAL, BEST, CheckpointStore
 from vitdet_d2.engine.class_names import ClassTable, find_classes
 from vitdet_d2.engine.input_size import check_input_size
 from vitdet_d2.engine.overrides import apply_overrides
@@ -37,7 +37,7 @@ from vitdet_d2.zoo import find, for_inference, get_config
 logger = logging.getLogger(__name__)
 
 # What a run may leave beside its checkpoints: the best by a metric, the average at the end.
-_BESIDE = ("model_best.pth", "model_ema_final.pth")
+_BESIDE = (BEST, AVERAGE_FINAL)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
