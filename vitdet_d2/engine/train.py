@@ -7,21 +7,17 @@ on the CPU, "train to N" and "train to k, be killed, resume to N" end with bit-i
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from detectron2.engine import HookBase
-from detectron2.engine.hooks import CallbackHook, IterationTimer, LRScheduler
 from detectron2.utils import comm
 from omegaconf import DictConfig
-from torch import nn
 
 from vitdet_d2.engine import random_state
-from vitdet_d2.engine.best import BestWeights, require_metric
+from vitdet_d2.engine.best import require_metric
 from vitdet_d2.engine.build import (
     apply_vit_options,
     autocast_dtype,
@@ -35,23 +31,13 @@ from vitdet_d2.engine.build import (
     wrap_parallel,
 )
 from vitdet_d2.engine.checkpoint_store import FINAL, CheckpointStore
-from vitdet_d2.engine.evaluate import RESULTS_FOLDER, draw_pictures, evaluate_model
-from vitdet_d2.engine.hooks.checkpoint import CheckpointHook
-from vitdet_d2.engine.hooks.ema import AverageHook
-from vitdet_d2.engine.hooks.evaluation import EvaluationHook
-from vitdet_d2.engine.hooks.freeze import FrozenHook
-from vitdet_d2.engine.interruptible import InterruptibleLoader
-from vitdet_d2.engine.progress import METRICS_FILE, metric_names, progress_hooks
+from vitdet_d2.engine.evaluate import draw_pictures
 from vitdet_d2.engine.recipe_json import to_json
+from vitdet_d2.engine.run_hooks import run_hooks
 from vitdet_d2.engine.settings import TrainSettings, read_settings
 from vitdet_d2.engine.stop_signals import StopRequest
 from vitdet_d2.engine.trainer import Trainer
-from vitdet_d2.engine.training_state import (
-    TrainingParts,
-    manifest_meta,
-    restore_metrics,
-    restore_rng,
-)
+from vitdet_d2.engine.training_state import TrainingParts, restore_rng
 from vitdet_d2.errors import RecipeError
 
 logger = logging.getLogger(__name__)
@@ -97,17 +83,13 @@ def do_train(
     random_state.seed_everything(seed + comm.get_rank())
 
     precision = autocast_dtype(settings, device)
-    parts, frozen = _build_parts(cfg, settings, device, seed, info, precision)
+    parts = _build_parts(cfg, settings, device, seed, info, precision)
     start_iter = 0
     if state is not None:
         start_iter = parts.restore(state)
         logger.info("Resuming from %s at iteration %d", found, start_iter)
     elif settings.init_checkpoint:
-        from vitdet_d2.pretrained.load import load_init_checkpoint
-
-        load_init_checkpoint(parts.model, settings.init_checkpoint)
-        if parts.average is not None:
-            parts.average.restart()
+        _load_first_weights(parts, settings.init_checkpoint)
 
     with StopRequest() as stop:
         trainer = Trainer(
@@ -121,8 +103,9 @@ def do_train(
             max_grad_norm=settings.max_grad_norm,
         )
         trainer.last_checkpoint = str(found) if found is not None else "none yet"
-        hooks = _hooks(cfg, settings, parts, store, trainer, stop, state, start_iter)
-        trainer.register_hooks([FrozenHook(frozen), *hooks] if frozen else hooks)
+        metrics = state.get("metrics", {}) if state is not None else {}
+        hooks = run_hooks(cfg, settings, parts, store, trainer, stop, metrics, start_iter)
+        trainer.register_hooks(hooks)
         if state is not None:
             restore_rng(state, seed)
         del state
@@ -130,7 +113,7 @@ def do_train(
             on_accepted()
         trainer.train(start_iter, settings.max_iter)
     if settings.pictures and comm.is_main_process():
-        with evaluated_weights(parts):
+        with parts.evaluated_weights():
             draw_pictures(cfg, parts.model, settings.output_dir, count=settings.pictures)
     logger.info("Trained for %d iterations; weights in %s", settings.max_iter, store.folder / FINAL)
     comm.synchronize()
@@ -187,8 +170,7 @@ def _build_parts(
     seed: int,
     info: Any,
     precision: torch.dtype | None,
-) -> tuple[TrainingParts, list[nn.Module]]:
-    """The parts, and which modules of the model are frozen."""
+) -> TrainingParts:
     if settings.best_metric is not None:
         require_metric(cfg, settings.best_metric, info.thing_classes)
     recipe = to_json(cfg)
@@ -197,7 +179,7 @@ def _build_parts(
     frozen = apply_vit_options(model, settings, device)
     optimizer = build_optimizer(cfg, model)
     use_scaler = precision is torch.float16
-    parts = TrainingParts(
+    return TrainingParts(
         model=model,
         optimizer=optimizer,
         scheduler=build_scheduler(cfg, optimizer, settings.max_iter),
@@ -210,83 +192,13 @@ def _build_parts(
         recipe=recipe,
         accumulate=settings.accumulate,
         average=build_average(model, settings),
+        frozen=frozen,
     )
-    return parts, frozen
 
 
-def _hooks(
-    cfg: DictConfig,
-    settings: TrainSettings,
-    parts: TrainingParts,
-    store: CheckpointStore,
-    trainer: Trainer,
-    stop: StopRequest,
-    state: dict[str, Any] | None,
-    start_iter: int,
-) -> list[HookBase]:
-    """The hooks in the order in which they must run."""
+def _load_first_weights(parts: TrainingParts, init_checkpoint: str) -> None:
+    from vitdet_d2.pretrained.load import load_init_checkpoint
 
-    def evaluate() -> dict[str, Any]:
-        def interruptible(loader: Any) -> InterruptibleLoader:
-            where = f"stopped in evaluation; saved {trainer.last_checkpoint}; use --resume"
-            return InterruptibleLoader(loader, stop, where)
-
-        with evaluated_weights(parts):
-            return evaluate_model(cfg, parts.model, settings.output_dir, wrap_loader=interruptible)
-
-    meta = manifest_meta(parts)
-    best = _best_weights(settings, parts, store, meta)
-    metrics = {"metrics": state.get("metrics", {})} if state is not None else {}
-    hooks: list[HookBase] = [
-        CallbackHook(before_train=lambda t: restore_metrics(t.storage, metrics)),
-        IterationTimer(),
-        LRScheduler(parts.optimizer, parts.scheduler),
-        *([] if parts.average is None else [AverageHook(parts.average)]),
-        CheckpointHook(
-            store,
-            period=settings.checkpoint_period,
-            eval_period=settings.eval_period,
-            collect_state=parts.collect,
-            meta=meta,
-            collect_average=None if parts.average is None else parts.collect_weights,
-        ),
-        EvaluationHook(
-            settings.eval_period,
-            evaluate,
-            record=settings.output_dir / RESULTS_FOLDER / "latest.json",
-            written=metric_names(settings.output_dir / METRICS_FILE, start_iter - 1),
-            consider=None if best is None else best.consider,
-        ),
-    ]
-    if comm.is_main_process():
-        hooks += progress_hooks(
-            settings.output_dir,
-            start_iter=start_iter,
-            max_iter=settings.max_iter,
-            log_period=settings.log_period,
-        )
-    return hooks
-
-
-def _best_weights(
-    settings: TrainSettings, parts: TrainingParts, store: CheckpointStore, meta: dict[str, Any]
-) -> BestWeights | None:
-    if settings.best_metric is None:
-        return None
-    best = BestWeights(
-        store, settings.best_metric, collect_weights=parts.collect_weights, meta=meta
-    )
-    if comm.is_main_process():
-        best.recall()
-    return best
-
-
-def evaluated_weights(parts: TrainingParts) -> contextlib.AbstractContextManager[None]:
-    """A block in which the model has the weights that are evaluated: the average, where there is.
-
-    Args:
-        parts: of the run.
-    """
-    if parts.average is None:
-        return contextlib.nullcontext()
-    return parts.average.in_place_of_weights()
+    load_init_checkpoint(parts.model, init_checkpoint)
+    if parts.average is not None:
+        parts.average.restart()

@@ -9,6 +9,7 @@ The dictionary is Detectron2's (``model``, ``optimizer``, ``scheduler``, ``itera
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import platform
@@ -56,6 +57,7 @@ class TrainingParts:
         recipe: as JSON, from which it can be run again (`recipe_json.to_json`).
         accumulate: loader batches per iteration.
         average: of the model's weights.
+        frozen: modules of the model that are not trained.
     """
 
     model: nn.Module
@@ -70,6 +72,13 @@ class TrainingParts:
     recipe: str
     accumulate: int = 1
     average: WeightAverage | None = None
+    frozen: Sequence[nn.Module] = ()
+
+    def evaluated_weights(self) -> contextlib.AbstractContextManager[None]:
+        """A block in which the model has what is evaluated: the average, where there is one."""
+        if self.average is None:
+            return contextlib.nullcontext()
+        return self.average.in_place_of_weights()
 
     def collect(self, trainer: Trainer) -> dict[str, Any]:
         """The state after the trainer's current iteration; called on every rank."""

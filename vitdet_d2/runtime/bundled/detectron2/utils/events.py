@@ -179,8 +179,8 @@ class EventStorage:
         return dict(self._history)
 
     def latest(self) -> dict[str, tuple[float, int]]:
-        """Return the last value of every scalar and its iteration: a copy, as `histories`."""
-        return dict(self._latest)
+        """Return the last value of every scalar and its iteration; taking one out hides it."""
+        return self._latest
 
     def latest_with_smoothing_hint(self, window_size: int = 20) -> dict[str, tuple[float, int]]:
         """Return what writers show: the median over a window where the hint says so.
@@ -195,7 +195,7 @@ class EventStorage:
                 else value,
                 iteration,
             )
-            for name, (value, iteration) in self.latest().items()
+            for name, (value, iteration) in dict(self._latest).items()  # a thread may put new ones
         }
 
     def count_samples(self, name: str, window_size: int = 20) -> int:
