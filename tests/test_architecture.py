@@ -46,6 +46,7 @@ BUNDLED_NEEDS = {
     "termcolor",
     "tqdm",
     "tensorboard",
+    "black",
     "cloudpickle",
     "matplotlib",
 }

@@ -8,6 +8,7 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -246,7 +247,26 @@ def test_overrides_set_and_add() -> None:
         LazyConfig.apply_overrides(cfg, ["train.lr=["])
 
 
-def test_to_py_shows_calls() -> None:
+def test_to_py_is_formatted_where_black_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    class RefusedError(ValueError):
+        pass
+
+    def format_str(text: str, mode: str) -> str:
+        if "<" in text:
+            raise RefusedError
+        return f"{mode}: {text}"
+
+    stand_in = SimpleNamespace(
+        format_str=format_str, Mode=lambda: "black", InvalidInput=RefusedError
+    )
+    monkeypatch.setitem(sys.modules, "black", stand_in)
+    assert LazyConfig.to_py(DictConfig({"a": 1})) == "black: cfg.a = 1\n"
+    unreadable = DictConfig({"a": object()}, flags={"allow_objects": True})
+    assert LazyConfig.to_py(unreadable).startswith("cfg.a = <object")
+
+
+def test_to_py_shows_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "black", None)
     cfg = DictConfig(
         {"a": {"b": 1, "c": LazyCall(add)(a=[1, 2], b={"x": "y"})}, "d": "${a.b}"},
         flags={"allow_objects": True},

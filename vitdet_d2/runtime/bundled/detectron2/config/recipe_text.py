@@ -56,7 +56,7 @@ def _plain(value: Any, path: str, unreadable: list[str]) -> Any:
 
 
 def to_python_text(cfg: Any, prefix: str) -> str:
-    """Return one assignment per line, calls as calls.
+    """Return one assignment per line, calls as calls; formatted where ``black`` is installed.
 
     Args:
         cfg: the configuration; interpolations are resolved.
@@ -64,7 +64,18 @@ def to_python_text(cfg: Any, prefix: str) -> str:
     """
     container = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(container, dict), "a recipe is a mapping"
-    return "\n".join(_lines(container, prefix)) + "\n"
+    return _formatted("\n".join(_lines(container, prefix)) + "\n")
+
+
+def _formatted(text: str) -> str:
+    try:
+        import black
+    except ImportError:
+        return text
+    try:
+        return black.format_str(text, mode=black.Mode())
+    except black.InvalidInput:  # an object that shows itself as <...>
+        return text
 
 
 def _lines(mapping: Mapping[Any, Any], prefix: str) -> list[str]:
