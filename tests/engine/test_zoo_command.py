@@ -88,10 +88,11 @@ def small(monkeypatch: pytest.MonkeyPatch, server: BadServer) -> BadServer:
 def test_download_verifies_and_goes_on_after_a_failure(
     small: BadServer, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    code, out, err = run(capsys, "download vitdet_b vitdet_l cascade_swin_b")
+    code, out, err = run(capsys, "download vitdet_b vitdet_l vitdet_h cascade_swin_b")
     assert code == 3
     assert "mask_rcnn_vitdet_l/" in err
-    assert "404" in err
+    assert "mask_rcnn_vitdet_h/" in err
+    assert err.count("404") == 2
     first, second = out.splitlines()
     assert first.startswith(f"vitdet_b: downloaded, {len(BODY)} bytes, sha256 ")
     assert "is of its md5" in first
@@ -100,7 +101,7 @@ def test_download_verifies_and_goes_on_after_a_failure(
     [facts] = json.loads(out)
     assert facts["sha256"] == hashlib.sha256(BODY).hexdigest()
     assert Path(facts["path"]).is_relative_to(tmp_path)
-    assert len(small.requests) == 3
+    assert len(small.requests) == 4
     code, out, _ = run(capsys, "show vitdet_b --json")
     assert json.loads(out)["cached"] == facts["path"]
 

@@ -285,6 +285,10 @@ def test_mirrors_are_tried_in_order_and_may_be_folders(
     file.parent.mkdir(parents=True)
     file.write_bytes(BODY)
     assert fetch(address).path.read_bytes() == BODY
+    for wrong in (b"<html>", pickle.dumps({"model": {}})):
+        shutil.rmtree(tmp_path / "cache")
+        server.files["/nothing/" + address.removeprefix("detectron2://")] = wrong
+        assert fetch(address).path.read_bytes() == BODY, "the first mirror's file is another"
     monkeypatch.setenv("VITDET_D2_OFFLINE", "1")
     monkeypatch.setenv("VITDET_D2_ZOO_URL", f"file://{folder}")
     shutil.rmtree(tmp_path / "cache")

@@ -16,7 +16,9 @@ import vitdet_d2
 from tests.zoo.bad_server import BadServer
 from tests.zoo.released_layout import write_empty
 from vitdet_d2 import zoo
+from vitdet_d2.engine.recipes import load_recipe
 from vitdet_d2.errors import RecipeError
+from vitdet_d2.pretrained.reader import read_weights
 from vitdet_d2.zoo import catalogue
 from vitdet_d2.zoo.recipe_names import recipe_names
 
@@ -41,6 +43,10 @@ def test_rows_whose_backbone_is_not_here_refuse_by_name(server: BadServer) -> No
                 zoo.get_config(name)
             with pytest.raises(RecipeError, match=rf"`vitdet zoo download {entry.name}` still"):
                 zoo.get(name)
+            with pytest.raises(RecipeError, match=rf"{entry.name}: its {kind} backbone is not in"):
+                load_recipe(name)  # what `vitdet train --config-file` does
+            with pytest.raises(RecipeError, match=rf"{entry.name}: its {kind} backbone is not in"):
+                read_weights(name)
     assert not server.requests, "refused before anything is downloaded"
 
 

@@ -84,15 +84,14 @@ class Trainer(TrainerBase):
 
     def train(self, start_iter: int, max_iter: int) -> None:
         """Run iterations ``start_iter <= i < max_iter``; `iter` is `max_iter` after success."""
-        self.iter = self.start_iter = start_iter
-        self.max_iter = max_iter
+        self.start_iter, self.max_iter = start_iter, max_iter
+        self.iter = start_iter
         with EventStorage(start_iter) as self.storage:
             try:
                 self.before_train()
                 for self.iter in range(start_iter, max_iter):
-                    self.before_step()
-                    self.run_step()
-                    self.after_step()
+                    for part in (self.before_step, self.run_step, self.after_step):
+                        part()
                 self.iter = max_iter
             finally:
                 self._batches = None  # its workers end, before the last evaluation starts others

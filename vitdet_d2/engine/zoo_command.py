@@ -148,10 +148,10 @@ def _show(entry: Released, *, as_json: bool) -> None:
 
 
 def _download(names: Sequence[str], *, as_json: bool) -> None:
-    """Download all, the failing ones last in line.
+    """Download all that can be had.
 
     Raises:
-        UserError: of the first that failed, after the others were fetched.
+        UserError: some failed, after the others were fetched; of the first one's kind.
     """
     entries = [find(name) for name in names]  # a misspelt one before any download
     done: list[dict[str, Any]] = []
@@ -168,7 +168,7 @@ def _download(names: Sequence[str], *, as_json: bool) -> None:
     if as_json:
         print(json.dumps(done, indent=1))
     if failed:
-        raise failed[0]
+        raise type(failed[0])("; ".join(str(error) for error in failed))
 
 
 def _downloaded_line(entry: Released, found: CachedFile) -> str:

@@ -19,7 +19,7 @@ from vitdet_d2.checks.weights_file import read_weights_file, sniff
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.zoo.addresses import canonical, redact
 from vitdet_d2.zoo.cached_file import fetch
-from vitdet_d2.zoo.catalogue import RELEASED, lookup
+from vitdet_d2.zoo.catalogue import RELEASED, lookup, require_backbone
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -66,12 +66,16 @@ def local_weights(address: str) -> str:
         address: as of ``read_weights``, without a query for name matching.
 
     Raises:
+        RecipeError: it is a released checkpoint whose backbone is not here.
         DownloadError: the file cannot be downloaded now.
         WeightsError: the server refuses, or gives another file.
     """
     if "://" not in address:
         released = None if os.path.exists(address) else lookup(address)
-        return address if released is None else str(fetch(released.address).path)
+        if released is None:
+            return address
+        require_backbone(released)  # no model here takes them: told before the download
+        return str(fetch(released.address).path)
     if canonical(address) is not None:
         return str(fetch(address).path)
     # Handlers that other code has registered, for storage of its own.

@@ -2,9 +2,9 @@
 """AdamW with layer-wise learning-rate decay for ``DefaultTrainer``, from a yacs configuration.
 
 class Trainer(DefaultTrainer):
-@classmethod
-def build_optimizer(cls, cfg, model):
-return vitdet_d2.solver.build_optimizer(cfg, model)
+    @classmethod
+    def build_optimizer(cls, cfg, model):
+        return vitdet_d2.solver.build_optimizer(cfg, model)
 """
 
 from __future__ import annotations

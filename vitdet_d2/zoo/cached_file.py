@@ -19,7 +19,7 @@ from pathlib import Path
 
 from vitdet_d2.checks.weights_file import sniff
 from vitdet_d2.data.cache import cache_folder
-from vitdet_d2.errors import DownloadError, RecipeError, WeightsError
+from vitdet_d2.errors import DownloadError, RecipeError, UserError, WeightsError
 from vitdet_d2.zoo.addresses import (
     OFFLINE_VARIABLE,
     cache_path,
@@ -130,17 +130,36 @@ def _digests(path: Path, *_: int) -> Digests:
 
 
 def _download(address: str, path: Path) -> CachedFile:
-    """Fetch a file that is not in the cache.
+    """Fetch a file that is not in the cache from the first source that gives it.
 
     Raises:
         DownloadError: it cannot be fetched now.
         WeightsError: it is not given, or it is another file.
     """
-    shown, prefix, record = redact(address), hash_prefix(address), read_record(path)
+    errors: list[UserError] = []
+    for source in sources(address):
+        try:
+            return _download_from(source, address, path)
+        except UserError as error:
+            errors.append(error)
+    if len(errors) == 1:
+        raise errors[0]
+    kind = WeightsError if all(isinstance(e, WeightsError) for e in errors) else DownloadError
+    raise kind(f"no source gave {path.name}: " + "; ".join(str(error) for error in errors))
+
+
+def _download_from(source: str, address: str, path: Path) -> CachedFile:
+    """Fetch a file from one source, and verify it.
+
+    Raises:
+        DownloadError: it cannot be fetched now.
+        WeightsError: it is not given, or it is another file.
+    """
+    shown, prefix, record = redact(source), hash_prefix(address), read_record(path)
     logger.info("Downloading %s to %s", shown, path)
     while True:
         with PartialFile(path) as part:
-            transfer(sources(address), part, path.name)
+            transfer(source, part, path.name)
             digests = digest_file(part.path)
             try:
                 _check_content(part.path, shown)
@@ -154,7 +173,7 @@ def _download(address: str, path: Path) -> CachedFile:
             part.finish(path)
         remove_leftovers(path)
         if record is None:
-            record = write_record(path, shown, digests, prefix, prefix_of)
+            record = write_record(path, redact(address), digests, prefix, prefix_of)
         return CachedFile(path=path, record=record, downloaded=True)
 
 

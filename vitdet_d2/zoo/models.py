@@ -12,9 +12,8 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from torch import nn
 
 from vitdet_d2.checks.square_pad import refuse_cropping
-from vitdet_d2.errors import RecipeError
 from vitdet_d2.zoo.cached_file import CachedFile, fetch
-from vitdet_d2.zoo.catalogue import Released, find, lookup
+from vitdet_d2.zoo.catalogue import find
 from vitdet_d2.zoo.python_recipe import load_python_recipe
 from vitdet_d2.zoo.recipe_names import find_recipe
 
@@ -28,10 +27,6 @@ def get_config(name: str) -> DictConfig:
     Raises:
         RecipeError: there is no such recipe, or not yet.
     """
-    entry = lookup(name)
-    if entry is not None:
-        require_backbone(entry)
-        name = entry.name
     return load_python_recipe(find_recipe(name))
 
 
@@ -77,24 +72,6 @@ def download(name: str) -> CachedFile:
         WeightsError: what was downloaded is not these weights.
     """
     return fetch(find(name).address)
-
-
-def require_backbone(entry: Released) -> None:
-    """Refuse what cannot be built.
-
-    Args:
-        entry: of the catalogue.
-
-    Raises:
-        RecipeError: its backbone is not here.
-    """
-    if not entry.runs_here:
-        kind = {"swin": "Swin", "mvitv2": "MViTv2"}[entry.backbone]
-        raise RecipeError(
-            f"{entry.name}: its {kind} backbone is not in this version, so that the model cannot "
-            f"be built; `vitdet zoo download {entry.name}` still gives the file, and `vitdet zoo "
-            "list --backbone vitdet` shows what runs"
-        )
 
 
 def for_inference(model: DictConfig) -> DictConfig:

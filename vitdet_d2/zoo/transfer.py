@@ -13,12 +13,11 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import vitdet_d2
-from vitdet_d2.errors import DownloadError, UserError, WeightsError
+from vitdet_d2.errors import DownloadError, WeightsError
 from vitdet_d2.progress_bar import bar
 from vitdet_d2.zoo.addresses import redact
 from vitdet_d2.zoo.partial_file import PartialFile
@@ -38,37 +37,17 @@ class _InterruptedTransfer(Exception):  # noqa: N818  (caught here; what follows
     """A request ended before the file did; another may go on."""
 
 
-def transfer(sources: Sequence[str], part: PartialFile, name: str) -> None:
-    """Fetch a file from the first source that gives it.
+def transfer(source: str, part: PartialFile, name: str) -> None:
+    """Ask a source until the file is complete.
 
     Args:
-        sources: addresses, in order.
+        source: its address.
         part: where the bytes go; complete afterwards.
         name: for the progress bar.
 
     Raises:
-        DownloadError: no network, no answer, or no room on the disk.
-        WeightsError: the servers refuse, or give a web page.
-    """
-    errors: list[UserError] = []
-    for source in sources:
-        try:
-            _from_source(source, part, name)
-        except UserError as error:
-            errors.append(error)
-        else:
-            return
-    if len(errors) == 1:
-        raise errors[0]
-    kind = WeightsError if all(isinstance(e, WeightsError) for e in errors) else DownloadError
-    raise kind(f"no source gave {name}: " + "; ".join(str(error) for error in errors))
-
-
-def _from_source(source: str, part: PartialFile, name: str) -> None:
-    """Ask one source until the file is complete.
-
-    Raises:
-        DownloadError: it stopped answering.
+        DownloadError: no network, no answer any more, or no room on the disk.
+        WeightsError: the server refuses, or gives a web page.
     """
     if part.resume_header(source) is not None and part.size == part.total:
         return

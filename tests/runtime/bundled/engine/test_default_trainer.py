@@ -184,6 +184,8 @@ def test_predictor_takes_bgr(cfg: CfgNode, tmp_path: Path, order: str, expected:
     assert found["sizes"] == (20, 40, (3, 10, 20))
     assert predict.model.mean.tolist() == [1.0] * 3  # type: ignore[union-attr, operator]
     assert predict.metadata.name == "mean_colour"
+    # As other people's predictors do it.
+    assert predict.aug.get_transform(image).apply_image(image).shape == (10, 20, 3)
 
 
 def test_predictor_refuses(cfg: CfgNode) -> None:

@@ -13,8 +13,7 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
-from detectron2.data.standard_augmentation import build_augmentation
-from detectron2.data.transforms import AugInput, AugmentationList
+from detectron2.data.transforms import Augmentation, ResizeShortestEdge
 from detectron2.modeling import build_model
 from numpy.typing import NDArray
 
@@ -27,6 +26,7 @@ class DefaultPredictor:
         model: in inference mode.
         metadata: of the first data set of ``DATASETS.TEST``, where there is one.
         input_format: the order of channels that the model takes.
+        aug: the resize, replaceable by another ``Augmentation``.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -45,7 +45,10 @@ class DefaultPredictor:
         if len(cfg.DATASETS.TEST):
             self.metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0])
         DetectionCheckpointer(self.model).load(cfg.MODEL.WEIGHTS)
-        self.aug = AugmentationList(build_augmentation(cfg, is_train=False))
+        # One augmentation, not a list: other people's predictors call its get_transform().
+        self.aug: Augmentation = ResizeShortestEdge(
+            cfg.INPUT.MIN_SIZE_TEST, cfg.INPUT.MAX_SIZE_TEST
+        )
         self.input_format = cfg.INPUT.FORMAT
 
     @torch.no_grad()
@@ -68,8 +71,8 @@ class DefaultPredictor:
         height, width = original_image.shape[:2]
         is_rgb = self.input_format == "RGB"
         # A copy: Pillow and torch take no reversed strides.
-        aug_input = AugInput(np.ascontiguousarray(original_image[:, :, :: -1 if is_rgb else 1]))
-        self.aug(aug_input)
-        chw = np.ascontiguousarray(aug_input.image.transpose(2, 0, 1), dtype=np.float32)
+        image = np.ascontiguousarray(original_image[:, :, :: -1 if is_rgb else 1])
+        resized = self.aug.get_transform(image).apply_image(image)
+        chw = np.ascontiguousarray(resized.transpose(2, 0, 1), dtype=np.float32)
         inputs = {"image": torch.from_numpy(chw), "height": height, "width": width}
         return self.model([inputs])[0]

@@ -89,22 +89,25 @@ class TrainerBase:
     def train(self, start_iter: int, max_iter: int) -> None:
         """Run iterations ``start_iter <= i < max_iter``."""
         logger.info("Starting training from iteration %d", start_iter)
-        self.iter = self.start_iter = start_iter
-        self.max_iter = max_iter
+        self.start_iter, self.max_iter = start_iter, max_iter
+        self.iter = start_iter
         with EventStorage(start_iter) as self.storage:
             try:
                 self.before_train()
-                for self.iter in range(start_iter, max_iter):
-                    self.before_step()
-                    self.run_step()
-                    self.after_step()
-                # Tells `after_train` that every iteration was done.
-                self.iter += 1
+                self._run_iterations()
             except Exception:
-                logger.exception("Exception during training:")
+                logger.exception("Training ends with an error in iteration %d", self.iter)
                 raise
             finally:
                 self.after_train()
+
+    def _run_iterations(self) -> None:
+        for iteration in range(self.start_iter, self.max_iter):
+            self.iter = iteration
+            for part in (self.before_step, self.run_step, self.after_step):
+                part()
+        # Tells `after_train` that every iteration was done.
+        self.iter += 1
 
     def before_train(self) -> None:
         """Call every hook's `before_train`."""

@@ -11,7 +11,7 @@ import datetime
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -205,10 +205,8 @@ def inference_on_dataset(
     logger.info(f"Start inference on {total} batches")
     evaluator = _as_evaluator(evaluator)
     evaluator.reset()
-    with ExitStack() as stack:
-        if isinstance(model, nn.Module):
-            stack.enter_context(inference_context(model))
-        stack.enter_context(torch.no_grad())
+    mode = inference_context(model) if isinstance(model, nn.Module) else nullcontext()
+    with mode, torch.no_grad():
         callbacks.get("on_start", _no_op)()
         timing, counted = _run(model, data_loader, evaluator, callbacks)
         callbacks.get("on_end", _no_op)()

@@ -200,14 +200,14 @@ class ResizeShortestEdge(Augmentation):
     @torch.jit.unused
     def get_transform(self, image: Any) -> Any:
         """Draw a length for an image ``(H, W, ...)``, and return the ``Transform``."""
-        if self.is_range:
-            size = np.random.randint(self.short_edge_length[0], self.short_edge_length[1] + 1)
-        else:
-            size = np.random.choice(self.short_edge_length)
-        if size == 0:
+        lengths = self.short_edge_length
+        # Two ends to draw between, both included, or the choices themselves.
+        drawn = np.random.randint(lengths[0], lengths[1] + 1) if self.is_range else None
+        shortest = int(np.random.choice(lengths) if drawn is None else drawn)
+        if not shortest:
             return NoOpTransform()
         height, width = image.shape[:2]
-        new_hw = self.get_output_shape(height, width, int(size), self.max_size)
+        new_hw = self.get_output_shape(height, width, shortest, self.max_size)
         return ResizeTransform(height, width, *new_hw, self.interp)
 
     @staticmethod

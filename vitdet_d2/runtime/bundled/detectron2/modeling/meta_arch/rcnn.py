@@ -289,13 +289,10 @@ class ProposalNetwork(_ImageModel):
         Args:
             cfg: the yacs configuration.
         """
-        backbone = build_backbone(cfg)
-        return {
-            "backbone": backbone,
-            "proposal_generator": build_proposal_generator(cfg, backbone.output_shape()),
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
-        }
+        node, backbone = cfg.MODEL, build_backbone(cfg)
+        generator = build_proposal_generator(cfg, backbone.output_shape())
+        statistics = {"pixel_mean": node.PIXEL_MEAN, "pixel_std": node.PIXEL_STD}
+        return {"backbone": backbone, "proposal_generator": generator, **statistics}
 
     def forward(self, batched_inputs: Sequence[Mapping[str, Any]]) -> Any:
         """Compute losses in training, proposals in inference.

@@ -200,18 +200,20 @@ class RPN(nn.Module):
         """
         super().__init__()
         self.in_features = in_features
-        self.rpn_head = head
         self.anchor_generator = anchor_generator
-        self.anchor_matcher = anchor_matcher
+        self.rpn_head = head
         self.box2box_transform = box2box_transform
+        # Labels, and the share of anchors in the loss.
+        self.anchor_matcher = anchor_matcher
+        self.anchor_boundary_thresh = anchor_boundary_thresh
         self.batch_size_per_image = batch_size_per_image
         self.positive_fraction = positive_fraction
-        # By the state of ``self.training``.
-        self.pre_nms_topk = {True: pre_nms_topk[0], False: pre_nms_topk[1]}
-        self.post_nms_topk = {True: post_nms_topk[0], False: post_nms_topk[1]}
-        self.nms_thresh = nms_thresh
+        # Proposals; numbers by the state of ``self.training``.
+        states = (True, False)
+        self.pre_nms_topk = dict(zip(states, pre_nms_topk, strict=True))
+        self.post_nms_topk = dict(zip(states, post_nms_topk, strict=True))
         self.min_box_size = float(min_box_size)
-        self.anchor_boundary_thresh = anchor_boundary_thresh
+        self.nms_thresh = nms_thresh
         self.loss_weight = _named_weights(loss_weight, "loss_rpn_cls", "loss_rpn_loc")
         self.box_reg_loss_type = check_box_loss_type(box_reg_loss_type)
         self.smooth_l1_beta = smooth_l1_beta
