@@ -74,11 +74,11 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
         self.use_rel_pos = use_rel_pos
         if use_rel_pos and input_size is not None:
-            self.rel_pos_h = nn.Parameter(torch.zeros(2 * input_size[0] - 1, head_dim))
-            self.rel_pos_w = nn.Parameter(torch.zeros(2 * input_size[1] - 1, head_dim))
-            if not rel_pos_zero_init:
-                nn.init.trunc_normal_(self.rel_pos_h, std=0.02)
-                nn.init.trunc_normal_(self.rel_pos_w, std=0.02)
+            for name, size in zip(("rel_pos_h", "rel_pos_w"), input_size, strict=True):
+                table = nn.Parameter(torch.zeros(2 * size - 1, head_dim))
+                if not rel_pos_zero_init:
+                    nn.init.trunc_normal_(table, std=0.02)
+                self.register_parameter(name, table)
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend over a token map.
