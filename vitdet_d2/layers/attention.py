@@ -28,6 +28,9 @@ class Attention(nn.Module):
 
     method: AttentionMethod
 
+    rel_pos_h: Tensor
+    rel_pos_w: Tensor
+
     def __init__(
         self,
         dim: int,
