@@ -61,9 +61,8 @@ _heads.box_pooler.sampling_ratio = 2  # its 7 x 7 bins are wider than a cell of 
 _heads.box_head.update(conv_dims=[64], fc_dims=[256])
 _heads.box_head.input_shape.channels = _heads.mask_head.input_shape.channels = 64
 _heads.box_predictor.input_shape.channels = 256
-# One regressor and one mask for all classes: each class alone has too few examples in minutes.
+# One regressor for all classes: each class alone has too few examples in minutes.
 _heads.box_predictor.cls_agnostic_bbox_reg = True
-_heads.mask_head.num_classes = 1
 _heads.mask_head.conv_dims = [64, 64]
 
 train.update(

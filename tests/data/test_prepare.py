@@ -102,6 +102,22 @@ def test_recipe_follows_its_data(data: Path, caplog: pytest.LogCaptureFixture) -
     assert "7      1  dog" in caplog.text
 
 
+def test_one_mask_for_all_classes_stays_one(data: Path) -> None:
+    cfg = _recipe(train_json=str(data), val_json=str(data))
+    cfg.model.roi_heads.mask_head.num_classes = 1
+    for _ in range(2):
+        prepare_datasets(cfg)
+        heads = cfg.model.roi_heads
+        assert [heads.num_classes, heads.mask_head.num_classes] == [2, 1]
+
+
+def test_a_detector_for_one_class_follows_its_data(data: Path) -> None:
+    cfg = _recipe(train_json=str(data), val_json=str(data))
+    cfg.model.roi_heads.num_classes = cfg.model.roi_heads.mask_head.num_classes = 1
+    prepare_datasets(cfg)
+    assert [cfg.model.roi_heads.num_classes, cfg.model.roi_heads.mask_head.num_classes] == [2, 2]
+
+
 def test_preparing_twice_changes_nothing(data: Path) -> None:
     cfg = _recipe(train_json=str(data), val_json=str(data))
     first = prepare_datasets(cfg)

@@ -145,3 +145,16 @@ def test_overflow_is_skipped_when_clipping() -> None:
     before = new_model().state_dict()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert "grad_norm" not in trainer.storage.histories()
+
+
+def test_a_norm_beyond_float32_never_reverses_a_step() -> None:
+    """Every gradient is finite, so that the scaler takes the step; their norm is not."""
+    bright = [{**sample, "image": 1e12 * sample["image"]} for sample in samples(2)]
+    scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+    trainer, model = one_step([bright], lr=1.0, grad_scaler=scaler, max_grad_norm=1.0)
+    gradients = gradient(new_model(), bright)
+    assert all(part.isfinite().all() for part in gradients)
+    assert not torch.nn.utils.get_total_norm(gradients).isfinite()
+    before = new_model().state_dict()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert "grad_norm" not in trainer.storage.histories()

@@ -126,6 +126,7 @@ def test_metrics_of_lvis_are_known_before_training() -> None:
     cfg = recipe()
     cfg.dataloader.evaluator["_target_"] = "vitdet_d2.evaluation.lvis_evaluator.LVISEvaluator"
     require_metric(cfg, "segm/APr", ["a cat"])
+    require_metric(cfg, "bbox/ARs@300", ["a cat"])
     with pytest.raises(RecipeError, match=r"no metric 'bbox/AP-a cat'; there are .* bbox/APf"):
         require_metric(cfg, "bbox/AP-a cat", ["a cat"])
 
@@ -134,3 +135,13 @@ def test_without_an_evaluator_there_is_no_best() -> None:
     cfg = OmegaConf.create({"dataloader": {}})
     with pytest.raises(RecipeError, match=r"no dataloader\.evaluator"):
         require_metric(cfg, "bbox/AP", [])
+
+
+def test_metrics_of_several_evaluators_are_known_together() -> None:
+    cfg = recipe(tasks=["bbox"])
+    second = {**cfg.dataloader.evaluator, "tasks": ["segm"]}
+    cfg.dataloader.evaluator = [cfg.dataloader.evaluator, second]
+    for metric in ("bbox/AP", "segm/AP"):
+        require_metric(cfg, metric, [])
+    with pytest.raises(RecipeError, match=r"no metric 'keypoints/AP'; there are bbox/AP, .*segm/"):
+        require_metric(cfg, "keypoints/AP", [])

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -448,7 +449,11 @@ def test_detections_that_are_not_finite(place: Place, monkeypatch: pytest.Monkey
     assert place.content()["annotations"] == []
 
 
-def test_an_interruption_keeps_what_was_done(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_an_interruption_keeps_what_was_done(
+    place: Place, monkeypatch: pytest.MonkeyPatch, signum: signal.Signals
+) -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     for name in ("a.png", "b.png", "c.png"):
         place.add(name)
     predict = Predictor.predict_batch
@@ -457,14 +462,15 @@ def test_an_interruption_keeps_what_was_done(place: Place, monkeypatch: pytest.M
     def interrupted(self: Predictor, batch: list[Any]) -> Any:
         calls.append(batch)
         if len(calls) == 3:
-            raise KeyboardInterrupt
+            signal.raise_signal(signum)
         return predict(self, batch)
 
     monkeypatch.setattr(Predictor, "predict_batch", interrupted)
-    _, told = place.run(code=130)
+    _, told = place.run(code=128 + signum)
     expected = "stopped: interrupted after 2 of 3 pictures, which are in out/predictions.json"
     assert told.splitlines()[-1] == expected
     assert [row["file_name"] for row in place.content()["images"]] == ["a.png", "b.png"]
+    assert handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
 
 
 # ---------------------------------------------------------------- refused before any work

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from detectron2.config import instantiate
+from fvcore.common.param_scheduler import MultiStepParamScheduler
 from omegaconf import DictConfig, OmegaConf
 
 from vitdet_d2.engine.recipe_json import to_json
@@ -94,6 +95,27 @@ def test_periods_stay_whole_and_zero_stays_zero() -> None:
     scale_recipe(cfg, 64 * 50)
     assert (cfg.train.eval_period, cfg.train.checkpointer.period) == (0, 1)
     assert cfg.train.max_iter == 20
+
+
+def test_what_refers_to_another_key_follows_it_once() -> None:
+    """A chain of references, scaled from one end to the other, would be scaled three times."""
+    cfg = tiny(train__eval_period="${train.max_iter}")
+    cfg.train.checkpointer.period = "${train.eval_period}"
+    rows = scale_recipe(cfg, 16)
+    assert (cfg.train.eval_period, cfg.train.checkpointer.period) == (4000, 4000)
+    assert [(row.before, row.after) for row in rows[-2:]] == [(1000, 4000)] * 2
+    cfg = tiny(train__checkpointer__period="${train.eval_period}")
+    scale_recipe(cfg, 16)
+    assert (cfg.train.eval_period, cfg.train.checkpointer.period) == (400, 400)
+
+
+@pytest.mark.parametrize("updates", ["${train.max_iter}", 1000])
+def test_steps_of_the_rate_stay_at_their_epochs(updates: object) -> None:
+    schedule = {"milestones": [800, 950], "num_updates": updates, "values": [1.0, 0.1, 0.01]}
+    cfg = tiny(lr_multiplier={"scheduler": schedule})
+    scale_recipe(cfg, 16)
+    scheduler = MultiStepParamScheduler(**cfg.lr_multiplier.scheduler)
+    assert [scheduler(n / 4000) for n in (3199, 3200, 3799, 3800)] == [1.0, 0.1, 0.1, 0.01]
 
 
 def test_decay_of_the_average_keeps_its_length_in_images() -> None:

@@ -334,13 +334,17 @@ def _log_classes(data: _Used) -> None:
 def set_num_classes(cfg: DictConfig, num_classes: int, owner: str) -> None:
     """Write the number of classes wherever the model has it, except through a reference.
 
+    A mask head with one class, in a detector with more, has one mask for all of them, and keeps it.
+
     Args:
         cfg: the recipe; changed in place.
         num_classes: how many.
         owner: what has so many classes, for the log.
     """
+    one_for_all = _agnostic_mask_head(cfg)
     for node in _class_counts(cfg):
-        if OmegaConf.is_interpolation(node, "num_classes") or node.num_classes == num_classes:
+        settled = node is one_for_all or node.num_classes == num_classes
+        if settled or OmegaConf.is_interpolation(node, "num_classes"):
             continue
         logger.info(
             "%s has %d classes; the recipe's num_classes=%s is replaced",
@@ -349,6 +353,15 @@ def set_num_classes(cfg: DictConfig, num_classes: int, owner: str) -> None:
             node.num_classes,
         )
         node.num_classes = num_classes
+
+
+def _agnostic_mask_head(cfg: DictConfig) -> DictConfig | None:
+    """The mask head whose masks are meant for any class, as Detectron2's recipes say it."""
+    head = OmegaConf.select(cfg, "model.roi_heads.mask_head")
+    if not isinstance(head, DictConfig) or OmegaConf.is_interpolation(head, "num_classes"):
+        return None
+    several = OmegaConf.select(cfg, "model.roi_heads.num_classes") != 1
+    return head if several and head.get("num_classes") == 1 else None
 
 
 def _class_counts(cfg: DictConfig) -> Iterator[DictConfig]:

@@ -19,10 +19,13 @@ from omegaconf import DictConfig
 
 from vitdet_d2.engine.checkpoint_store import BEST, CheckpointStore, CheckpointWriteError
 from vitdet_d2.errors import RecipeError, UserError
+from vitdet_d2.evaluation.lvis_evaluator import LVISEvaluator
+from vitdet_d2.evaluation.lvis_scoring import MAX_DETECTIONS
 
 logger = logging.getLogger(__name__)
 
 _SIZES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+_FREQUENCIES = ("APr", "APc", "APf")
 _TASKS = ("bbox", "segm")
 
 
@@ -139,21 +142,34 @@ def require_metric(cfg: DictConfig, metric: str, thing_classes: Sequence[str]) -
             f"train.best_metric={metric}: the recipe has no dataloader.evaluator, so nothing is "
             "measured; add one, or set train.best_metric=null"
         )
-    target = node.get("_target_")
-    target = locate(target) if isinstance(target, str) else target
-    if not isinstance(target, type):
-        return
-    sizes: Sequence[str]
-    if issubclass(target, detectron2.evaluation.COCOEvaluator):
-        sizes = (*_SIZES, *(f"AP-{name}" for name in thing_classes))
-    elif any(base.__name__ == "LVISEvaluator" for base in target.__mro__):  # ours, Detectron2's
-        sizes = (*_SIZES, "APr", "APc", "APf")
-    else:
-        return
-    known = [f"{task}/{size}" for task in node.get("tasks") or _TASKS for size in sizes]
+    known: list[str] = []
+    for part in node if isinstance(node, Sequence) else [node]:
+        names = _metrics_of(part, thing_classes)
+        if names is None:
+            return
+        known += names
     if metric not in known:
         error = unknown_metric(metric, known)
         raise error
+
+
+def _metrics_of(node: Any, thing_classes: Sequence[str]) -> list[str] | None:
+    """What one evaluator measures; None where only its results tell."""
+    target = node.get("_target_") if isinstance(node, DictConfig) else None
+    target = locate(target) if isinstance(target, str) else target
+    if not isinstance(target, type):
+        return None
+    sizes: Sequence[str]
+    if issubclass(target, detectron2.evaluation.COCOEvaluator):
+        sizes = (*_SIZES, *(f"AP-{name}" for name in thing_classes))
+    elif issubclass(target, LVISEvaluator):
+        limit = node.get("max_dets_per_image") or MAX_DETECTIONS
+        sizes = (*_SIZES, *_FREQUENCIES, *(f"AR{letter}@{limit}" for letter in ("", *"sml")))
+    elif any(base.__name__ == "LVISEvaluator" for base in target.__mro__):  # Detectron2's
+        sizes = (*_SIZES, *_FREQUENCIES)
+    else:
+        return None
+    return [f"{task}/{size}" for task in node.get("tasks") or _TASKS for size in sizes]
 
 
 def unknown_metric(metric: str, available: Iterable[str]) -> RecipeError:

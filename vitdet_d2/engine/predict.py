@@ -7,11 +7,13 @@ used is told by name and noted in the JSON, and the others go on.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import logging
 import re
 import signal
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -151,27 +153,51 @@ def _run(
     )
     path = arguments.output / PREDICTIONS_FILE
     start = time.monotonic()
-    interrupted = False
+    stopped_by: signal.Signals | None = None
     with atomic_write(path) as raw:
         classes = detector.classes
         info = _info(arguments, images, detector)
         file = DetectionFile(raw, classes.names, classes.category_ids, info)
         job = _Job(arguments, images, targets, predictor, file)
         try:
-            job.work()
-        except KeyboardInterrupt:
-            interrupted = True
+            with _sigterm_interrupts():
+                job.work()
+        except KeyboardInterrupt as error:
+            stopped_by = signal.SIGTERM if isinstance(error, _Terminated) else signal.SIGINT
         file.finish()
     seconds = time.monotonic() - start
     _print_summary(arguments, file, path, seconds, num_pictures=job.num_pictures)
-    if interrupted:
+    if stopped_by is not None:
         raise StoppedBySignal(
-            signal.SIGINT,
+            stopped_by,
             f"interrupted after {file.num_images} of {len(images.names)} pictures, which are in "
             f"{path}",
         )
     if file.failed:
         raise DataError(_describe_failed(file, path))
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which batch systems send, where Ctrl-C is a `KeyboardInterrupt`."""
+
+
+@contextlib.contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM end the block as Ctrl-C does."""
+    # Python allows handlers in the main thread only.
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: object) -> None:
+        raise _Terminated
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        # None: set by a library outside Python, which cannot be put back.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
 
 
 class _Job:

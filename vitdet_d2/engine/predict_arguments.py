@@ -33,7 +33,8 @@ what it writes into --output:
   COCO-format file with images, categories, and annotations with score and run-length mask
 
 exit codes: 0 all pictures done; 2 wrong usage or recipe; 3 weights or a picture could not be used
-(the other pictures are done all the same); 130 interrupted, what was done is saved
+(the other pictures are done all the same); 130 / 143 interrupted by Ctrl-C /
+SIGTERM, what was done is saved
 """
 
 

@@ -173,6 +173,8 @@ class Trainer(TrainerBase):
         )
         self._put_metrics(list(losses), reports, data_time)
         if self._max_grad_norm is not None:
+            # Beyond the range of numbers (-1) nothing is left of a gradient, not its reverse.
+            norm = torch.where(norm < 0, torch.inf, norm)
             clip_grads_with_norm_(self.model.parameters(), self._max_grad_norm, norm)
         if self.grad_scaler is None:
             self.optimizer.step()

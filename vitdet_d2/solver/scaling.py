@@ -25,6 +25,8 @@ _PERIODS = ("train.eval_period", "train.checkpointer.period")
 _RATES = ("optimizer.lr", "optimizer.params.base_lr")
 _RATE_OVERRIDES = "optimizer.params.overrides"
 _WARMUP = "lr_multiplier.warmup_length"
+_LENGTH = "lr_multiplier.scheduler.num_updates"
+_MILESTONES = "lr_multiplier.scheduler.milestones"
 # What Detectron2's recipes lack means this.
 _DEFAULTS = {"train.max_iter": 90000, "train.eval_period": 5000, "train.checkpointer.period": 5000}
 
@@ -60,7 +62,7 @@ def scale_recipe(
     saved, loaded and scaled again.
 
     Args:
-        cfg: a recipe; reads and changes ``train``, ``optimizer`` and
+        cfg: a recipe; reads and changes ``train``, ``optimizer``, ``lr_multiplier`` and
             ``dataloader.train.total_batch_size``.
         global_batch: images per iteration, at least 1.
         recipe_batch: images per iteration for which the recipe's numbers are; None: its own.
@@ -88,13 +90,17 @@ def scale_recipe(
     ]
     if factor == 1:
         return rows
-    length = int(OmegaConf.select(cfg, "train.max_iter", default=_DEFAULTS["train.max_iter"]))
+    # All are read before any is changed, since one may refer to another.
+    counts = {key: int(_value(cfg, key)) for key in ("train.max_iter", *_PERIODS)}
+    updates = OmegaConf.select(cfg, _LENGTH)
     rows += _scale_rates(cfg, factor, given)
-    rows.append(_scale(cfg, "train.max_iter", lambda n: max(round(n / factor), 1), given))
-    rows += _scale_warmup(cfg, length)
-    for key in _PERIODS:
-        # 0 means "only at the end" and stays so.
-        rows.append(_scale(cfg, key, lambda n: max(round(n / factor), 1) if n else n, given))
+    for key, count in counts.items():
+        # A period of 0 means "only at the end" and stays so.
+        scaled = max(round(count / factor), 1) if count else count
+        rows.append(_put(cfg, key, count, scaled, given))
+        if key == "train.max_iter":
+            rows += _scale_warmup(cfg, count)
+            rows += _scale_milestones(cfg, updates, given)
     if OmegaConf.select(cfg, "train.ema.decay") is not None:
         rows.append(_scale(cfg, "train.ema.decay", lambda decay: decay**factor, given))
     return rows
@@ -160,18 +166,34 @@ def _scale_warmup(cfg: DictConfig, length: int) -> list[ScaledKey]:
     ]
 
 
+def _scale_milestones(cfg: DictConfig, updates: Any, given: Collection[str]) -> list[ScaledKey]:
+    """Let steps of the rate follow a schedule whose length refers to the run's."""
+    now, steps = OmegaConf.select(cfg, _LENGTH), OmegaConf.select(cfg, _MILESTONES)
+    if not updates or now == updates or not isinstance(steps, Sequence):
+        return []
+    before = list(steps)
+    after = [max(round(step * now / updates), 1) for step in before]
+    return [_put(cfg, _MILESTONES, before, after, given)]
+
+
+def _value(cfg: DictConfig, key: str) -> Any:
+    value = OmegaConf.select(cfg, key)
+    return _DEFAULTS.get(key) if value is None else value
+
+
 def _scale(
     cfg: DictConfig, key: str, change: Callable[[Any], Any], given: Collection[str]
 ) -> ScaledKey:
-    before = OmegaConf.select(cfg, key)
-    before = _DEFAULTS.get(key) if before is None else before
+    before = _value(cfg, key)
     return _put(cfg, key, before, change(before), given)
 
 
 def _put(cfg: DictConfig, key: str, before: Any, after: Any, given: Collection[str]) -> ScaledKey:
     if key in given:
         return ScaledKey(key=key, before=before, after=before, note="kept as given")
-    if after != before:
+    now = OmegaConf.select(cfg, key)
+    # What refers to a key that was scaled has followed it already.
+    if after != (before if now is None else now):
         OmegaConf.update(cfg, key, after, force_add=True)
     return ScaledKey(key=key, before=before, after=after)
 
