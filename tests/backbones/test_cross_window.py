@@ -126,6 +126,12 @@ def test_a_kind_without_convolutional_blocks_is_named(caplog):
         ({"cross_window": "none", "cross_window_indexes": [1]}, r"cross_window='none', got \[1\]"),
         ({"cross_window": "global", "cross_window_indexes": []}, "got an empty list"),
         (
+            {"cross_window": "global", "cross_window_indexes": 3},
+            r"a list of .* \[2, 5, 8, 11\], got 3",
+        ),
+        ({"cross_window": "none", "cross_window_indexes": 3}, "cross_window='none', got 3"),
+        ({"cross_window_indexes": 3}, "expected cross_window with it, got 3 alone"),
+        (
             {
                 "cross_window": "shifted",
                 "cross_window_indexes": [3],
@@ -330,6 +336,11 @@ def test_stages_are_the_maps_between_blocks():
 def test_bad_stages_raise(indexes, message):
     with pytest.raises(RecipeError, match=message):
         ViT(**TINY, out_block_indexes=indexes)
+
+
+def test_the_last_map_needs_a_name_of_its_own():
+    with pytest.raises(RecipeError, match=r"those of the maps .* \(stage1\), got 'stage1'"):
+        ViT(**TINY, out_block_indexes=[1], out_feature="stage1")
 
 
 def test_images_are_padded_to_whole_patches():

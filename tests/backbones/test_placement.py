@@ -49,3 +49,6 @@ def test_block_numbers_are_checked():
         check_block_indexes("name", [-1], 4)
     with pytest.raises(RecipeError, match=r"name: expected each block once, got \[1, 1\]"):
         check_block_indexes("name", [1, 1], 4)
+    for wrong in (3, "12", [1.0], [[1]]):
+        with pytest.raises(RecipeError, match="name: expected a list of block numbers"):
+            check_block_indexes("name", wrong, 4)

@@ -165,3 +165,11 @@ def test_necks_build_on_the_meta_device(name):
 def test_bad_arguments_raise(build, error, message):
     with pytest.raises(error, match=message):
         build()
+
+
+@pytest.mark.parametrize("name", ["multi_tap", "last_map"])
+@pytest.mark.parametrize("hw", [(48, 64), (64, 80)])
+def test_images_that_were_not_padded_are_named(name, hw):
+    """By themselves the maps of different levels would not fit each other."""
+    with pytest.raises(ValueError, match=f"multiples of 32, got {hw[0]} x {hw[1]}; pad them"):
+        make_neck(name)(torch.zeros(1, 3, *hw))

@@ -81,7 +81,7 @@ def plan_blocks(
         if cross_window_indexes is not None:
             raise RecipeError(
                 "cross_window_indexes: expected cross_window with it, got "
-                f"{list(cross_window_indexes)} alone; set cross_window to global, conv or shifted"
+                f"{cross_window_indexes!r} alone; set cross_window to global, conv or shifted"
             )
     else:
         crossing = _crossing(depth, window_size, cross_window, cross_window_indexes)
@@ -127,7 +127,7 @@ def _crossing(
     if cross_window == "none":
         if given:
             raise RecipeError(
-                f"cross_window_indexes: expected none with cross_window='none', got {list(given)}; "
+                f"cross_window_indexes: expected none with cross_window='none', got {given!r}; "
                 "set cross_window to global, conv or shifted, or leave the indexes out"
             )
         return ()
@@ -135,12 +135,13 @@ def _crossing(
         if cross_window == "shifted":
             return None
         return even_blocks(depth, min(NUM_CROSS_WINDOW_BLOCKS, depth))
-    if len(given) == 0:
+    indexes = check_block_indexes("cross_window_indexes", given, depth)
+    if not indexes:
         raise RecipeError(
             f"cross_window_indexes: expected at least one block with cross_window={cross_window!r},"
             " got an empty list; leave it out for the default, or set cross_window='none'"
         )
-    return check_block_indexes("cross_window_indexes", given, depth)
+    return indexes
 
 
 def _winner(

@@ -10,6 +10,7 @@ Source: ViTDet, arXiv 2203.16527, section 3 and table 2 (c), (d).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 from vitdet_d2.errors import RecipeError
 
@@ -73,8 +74,13 @@ def check_block_indexes(name: str, indexes: Sequence[int], depth: int) -> tuple[
         depth: number of blocks.
 
     Raises:
-        RecipeError: a number is out of range or stands there twice.
+        RecipeError: no list of numbers, or one is out of range or stands there twice.
     """
+    is_list = isinstance(indexes, Sequence) and not isinstance(indexes, str)
+    if not is_list or not all(isinstance(i, Integral) for i in indexes):
+        raise RecipeError(
+            f"{name}: expected a list of block numbers, such as [2, 5, 8, 11], got {indexes!r}"
+        )
     given = tuple(indexes)
     outside = [i for i in given if not 0 <= i < depth]
     if outside:

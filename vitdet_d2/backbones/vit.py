@@ -155,6 +155,11 @@ class ViT(Backbone):
         )
 
         self._stages = _name_stages(out_block_indexes, depth)
+        if out_feature in self._stages.values():
+            raise RecipeError(
+                f"out_feature: expected another name than those of the maps of out_block_indexes "
+                f"({', '.join(self._stages.values())}), got {out_feature!r}"
+            )
         self._out_features = [*self._stages.values(), out_feature]
         self._out_feature_channels = dict.fromkeys(self._out_features, embed_dim)
         self._out_feature_strides = dict.fromkeys(self._out_features, patch_size)

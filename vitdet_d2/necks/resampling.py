@@ -72,7 +72,17 @@ class ResampledMaps(Backbone):
 
         Returns:
             ``{"c<k>": (B, C, H / 2 ** k, W / 2 ** k)}``, finest first.
+
+        Raises:
+            ValueError: ``H`` or ``W`` is no such multiple.
         """
+        height, width = x.shape[-2:]
+        if height % self.size_divisibility or width % self.size_divisibility:
+            raise ValueError(
+                f"images: expected sides that are multiples of {self.size_divisibility}, got "
+                f"{height} x {width}; pad them by the neck's padding_constraints, as "
+                "ImageList.from_tensors does"
+            )
         maps = self.net(x)
         return {
             name: self.get_submodule(name)(maps[source])

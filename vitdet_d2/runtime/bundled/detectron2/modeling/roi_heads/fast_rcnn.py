@@ -136,7 +136,7 @@ class FastRCNNOutputLayers(nn.Module):
         self.smooth_l1_beta = smooth_l1_beta
         self.box_reg_loss_type = check_box_loss_type(box_reg_loss_type)
         if not isinstance(loss_weight, Mapping):
-            loss_weight = {"loss_cls": loss_weight, "loss_box_reg": loss_weight}
+            loss_weight = dict.fromkeys(("loss_cls", "loss_box_reg"), loss_weight)
         self.loss_weight = loss_weight
         self.use_fed_loss = use_fed_loss
         self.use_sigmoid_ce = use_sigmoid_ce
@@ -218,9 +218,9 @@ class FastRCNNOutputLayers(nn.Module):
             gt_classes = torch.cat([p.gt_classes for p in proposals])
             boxes = torch.cat([p.proposal_boxes.tensor for p in proposals])
             # An image without objects has background only, whose boxes are never looked at.
-            gt_boxes = torch.cat(
-                [(p.gt_boxes if p.has("gt_boxes") else p.proposal_boxes).tensor for p in proposals]
-            )
+            names = ["gt_boxes" if p.has("gt_boxes") else "proposal_boxes" for p in proposals]
+            targets = [p.get(name).tensor for p, name in zip(proposals, names, strict=True)]
+            gt_boxes = torch.cat(targets)
         else:
             gt_classes = torch.empty(0, dtype=torch.int64, device=logits.device)
             boxes = gt_boxes = logits.new_zeros((0, 4))

@@ -428,12 +428,12 @@ class StandardROIHeads(ROIHeads):
         """Run the mask head: losses in training, instances with masks in inference."""
         if not self.mask_on:
             return {} if self.training else instances
+        boxes = "pred_boxes"
         if self.training:
-            instances, _ = select_foreground_proposals(instances, self.num_classes)
+            boxes = "proposal_boxes"
+            instances = select_foreground_proposals(instances, self.num_classes)[0]
+        maps = {name: features[name] for name in self.mask_in_features}
         if self.mask_pooler is None:
-            return self.mask_head(
-                {name: features[name] for name in self.mask_in_features}, instances
-            )
-        boxes = [x.proposal_boxes if self.training else x.pred_boxes for x in instances]
-        crops = self.mask_pooler([features[name] for name in self.mask_in_features], boxes)
+            return self.mask_head(maps, instances)
+        crops = self.mask_pooler(list(maps.values()), [image.get(boxes) for image in instances])
         return self.mask_head(crops, instances)
