@@ -184,3 +184,18 @@ def test_size_mismatch_names_the_image(record):
 def test_arguments_that_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         DatasetMapper(True, augmentations=[], image_format="RGB", **arguments)
+
+
+def test_mappers_of_others_override_what_becomes_of_annotations(record):
+    class Counting(DatasetMapper):
+        def _transform_annotations(self, dataset_dict, transforms, image_shape):
+            count = len(dataset_dict["annotations"])
+            super()._transform_annotations(dataset_dict, transforms, image_shape)
+            dataset_dict["counted"] = (count, len(dataset_dict["instances"]), image_shape)
+
+    sample = Counting(True, augmentations=[T.Resize((20, 30))], image_format="RGB")(record)
+    given = len(record["annotations"])
+    crowds = sum(annotation.get("iscrowd", 0) for annotation in record["annotations"])
+    assert given > 0
+    assert sample["counted"] == (given, given - crowds, (20, 30))
+    assert "annotations" not in sample

@@ -13,7 +13,7 @@ import torch
 from detectron2.config import configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
-from detectron2.structures import BitMasks, Instances, PolygonMasks
+from detectron2.structures import BitMasks, PolygonMasks
 from numpy.typing import NDArray
 
 __all__ = ["DatasetMapper"]
@@ -73,6 +73,9 @@ class DatasetMapper:
         self.use_instance_mask = use_instance_mask
         self.instance_mask_format = instance_mask_format
         self.recompute_boxes = recompute_boxes
+        # Read by the mappers of others that derive from this one.
+        self.use_keypoint = False
+        self.keypoint_hflip_indices = self.proposal_topk = None
         logger.info("%s mapper: %s", "training" if is_train else "test", self.augmentations.augs)
 
     @classmethod
@@ -123,32 +126,35 @@ class DatasetMapper:
         chw = np.require(aug_input.image.transpose(2, 0, 1), requirements=["C", "W"])
         sample["image"] = torch.from_numpy(chw)
 
-        annotations = sample.pop("annotations", None)
-        if self.is_train and annotations is not None:
-            sample["instances"] = self._instances(annotations, transforms, image_size)
+        if self.is_train and sample.get("annotations") is not None:
+            self._transform_annotations(sample, transforms, image_size)
+        sample.pop("annotations", None)
         return sample
 
-    def _instances(
-        self,
-        annotations: list[dict[str, Any]],
-        transforms: T.Transform,
-        image_size: tuple[int, int],
-    ) -> Instances:
-        """Transform what is no crowd, and leave out what the transforms have emptied."""
+    def _transform_annotations(
+        self, dataset_dict: dict[str, Any], transforms: T.Transform, image_shape: tuple[int, int]
+    ) -> None:
+        """Put ``instances`` in the place of ``annotations``; other people's mappers override it.
+
+        Args:
+            dataset_dict: the sample, changed in place.
+            transforms: what was done to the image.
+            image_shape: ``(height, width)`` after it.
+        """
         kept = []
-        for annotation in annotations:
+        for annotation in dataset_dict.pop("annotations"):
             if annotation.get("iscrowd", 0):
                 continue
             annotation.pop("keypoints", None)
             if not self.use_instance_mask:
                 annotation.pop("segmentation", None)
-            kept.append(utils.transform_instance_annotations(annotation, transforms, image_size))
-        instances = utils.annotations_to_instances(kept, image_size, self.instance_mask_format)
+            kept.append(utils.transform_instance_annotations(annotation, transforms, image_shape))
+        instances = utils.annotations_to_instances(kept, image_shape, self.instance_mask_format)
         if self.use_instance_mask and not kept:
             # An image without objects has masks too, none: heads and box recomputation ask for them
-            empty = torch.zeros(0, *image_size, dtype=torch.bool)
+            empty = torch.zeros(0, *image_shape, dtype=torch.bool)
             as_bits = self.instance_mask_format == "bitmask"
             instances.gt_masks = BitMasks(empty) if as_bits else PolygonMasks([])
         if self.recompute_boxes:
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
-        return utils.filter_empty_instances(instances)
+        dataset_dict["instances"] = utils.filter_empty_instances(instances)
