@@ -80,7 +80,11 @@ def test_file_names_of_ones_own(lvis):
         ("images", {"coco_url": "http://host/../x.jpg"}, r"image 100: file_name '../x.jpg' leads"),
         ("images", {"neg_category_ids": [3, 33]}, r"image 100: 'neg_category_ids': 33 is not the"),
         ("images", {"not_exhaustive_category_ids": ["3"]}, r"'not_exhaustive_.*': '3' is not the"),
-        ("images", {"neg_category_ids": 3}, r"'neg_category_ids': expected a list of .*, got 3"),
+        (
+            "images",
+            {"neg_category_ids": 3},
+            r"'neg_category_ids': expected a list of .*, got 3; correct it",
+        ),
         ("images", {"id": 93}, r"image id 93 is used 2 times"),
         ("categories", {"frequency": None}, r"category 7 \('class_7'\): expected a 'frequency' of"),
         ("categories", {"frequency": "x"}, r"expected a 'frequency' of 'r', 'c', 'f', got 'x'"),

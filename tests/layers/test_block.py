@@ -91,3 +91,9 @@ def test_channel_norm_of_no_name_is_the_identity():
     x = torch.randn(2, 4, 3, 3)
     expected = nn.functional.layer_norm(x.permute(0, 2, 3, 1), (4,), eps=1e-6).permute(0, 3, 1, 2)
     torch.testing.assert_close(channel_norm("LN", 4)(x), expected)
+
+
+@pytest.mark.parametrize("norm", ["", "FrozenBN"])
+def test_a_norm_that_cannot_leave_zero_is_refused(norm):
+    with pytest.raises(ValueError, match=f"norm: expected .* such as 'LN', got '{norm}'"):
+        ResBottleneckBlock(8, 8, 4, norm=norm)

@@ -116,7 +116,10 @@ def check_federated(source: str, document: Mapping[str, Any], category_ids: Sequ
             listed = image.get(key, [])
             where = f"{source}: image {image['id']}: {key!r}"
             if not isinstance(listed, list):
-                raise DataError(f"{where}: expected a list of category ids, got {quote(listed)}")
+                raise DataError(
+                    f"{where}: expected a list of category ids, got {quote(listed)}; correct it or "
+                    "remove the key"
+                )
             # The quick test first: a hundred thousand images list a million ids.
             if set(map(type, listed)) <= {int} and known.issuperset(listed):
                 continue

@@ -45,7 +45,7 @@ class ResidualConvBlock(nn.Module):
             act_layer: makes the activation after every norm but the last.
 
         Raises:
-            ValueError: the output cannot be added to the input.
+            ValueError: the output cannot be added to the input, or the norm has no weight to train.
         """
         super().__init__()
         if widths[0] != widths[-1]:
@@ -58,7 +58,7 @@ class ResidualConvBlock(nn.Module):
         ):
             conv = Conv2d(width_in, width_out, kernel_size, padding=kernel_size // 2, bias=False)
             self.add_module(f"conv{i}", conv)
-            self.add_module(f"norm{i}", channel_norm(norm, width_out))
+            self.add_module(f"norm{i}", _trainable_norm(norm, width_out))
             if i < self.num_convs:
                 self.add_module(f"act{i}", act_layer())
         for i in range(1, self.num_convs + 1):
@@ -77,6 +77,21 @@ class ResidualConvBlock(nn.Module):
             out = layer(out)
         # Under autocast the norm gives float32, which would change the type of all that follows.
         return x + out.to(x.dtype)
+
+
+def _trainable_norm(norm: str | Callable[[int], nn.Module], channels: int) -> nn.Module:
+    """Return a channel norm whose weight can start at zero, and leave it.
+
+    Raises:
+        ValueError: it has no such weight.
+    """
+    module = channel_norm(norm, channels)
+    if not isinstance(getattr(module, "weight", None), nn.Parameter):
+        raise ValueError(
+            f"norm: expected one with a weight to train, such as 'LN', got {norm!r}; the block "
+            "would stay the identity, or not start as it"
+        )
+    return module
 
 
 class ResBottleneckBlock(ResidualConvBlock):
