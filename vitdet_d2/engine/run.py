@@ -127,9 +127,11 @@ def run_rank(arguments: RunArguments, plan: Plan) -> None:
         accepted = None
         if comm.is_main_process():
             _log_start(cfg, folder, arguments)
-            if scaled:
+            if any(row.before != row.after for row in scaled):
                 table = format_scaling(scaled)
                 logger.info("Scaled to train.global_batch=%d:\n%s", cfg.train.global_batch, table)
+            elif scaled:
+                logger.info("The recipe is for train.global_batch=%d", cfg.train.global_batch)
             # As it was asked for: the next run may be on another machine.
             accepted = functools.partial(save_resolved, copy.deepcopy(cfg), folder)
         cfg.train.device = device

@@ -69,7 +69,9 @@ class CheckpointHook(HookBase):
             last = Path(self.trainer.last_checkpoint)
             if last.name != FINAL:
                 self._store.save_final(last)
-            self._save_average(self.trainer.max_iter - 1)
+            saved = self._store.weights_record(AVERAGE_FINAL)
+            if not isinstance(saved, Record) or saved.iteration != self.trainer.max_iter - 1:
+                self._save_average(self.trainer.max_iter - 1)
 
     def after_step(self) -> None:
         """Save if it is due, then stop if a signal asks for it.
@@ -117,11 +119,8 @@ class CheckpointHook(HookBase):
         return final
 
     def _save_average(self, iteration: int) -> None:
-        """Write the averaged weights to a file of their own, if they are not there yet."""
+        """Write the averaged weights, if there are any, to a file of their own."""
         if self._collect_average is None:
-            return
-        saved = self._store.weights_record(AVERAGE_FINAL)
-        if isinstance(saved, Record) and saved.iteration == iteration:
             return
         state = self._collect_average(iteration)
         path = self._store.save_weights(AVERAGE_FINAL, state, iteration=iteration, meta=self._meta)

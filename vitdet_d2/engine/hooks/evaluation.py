@@ -77,27 +77,33 @@ class EvaluationHook(HookBase):
         return self._period > 0 and done % self._period == 0
 
     def _run(self, iteration: int) -> dict[str, float]:
-        """Evaluate and keep the numbers; NaN (a class without ground truth) is left out."""
-        flat = {k: float(v) for k, v in flatten_results_dict(self._evaluate()).items()}
-        numbers = {k: v for k, v in flat.items() if math.isfinite(v)}
+        """Evaluate, keep the numbers, and return them, NaN (a class without ground truth) too."""
+        numbers = {k: float(v) for k, v in flatten_results_dict(self._evaluate()).items()}
+        finite = {k: v for k, v in numbers.items() if math.isfinite(v)}
         if comm.is_main_process():
             self._record.parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(self._record) as file:
-                content = {"iteration": iteration, "metrics": numbers}
+                # NaN is no JSON, but its metric is one that the evaluator has.
+                undefined = [name for name in numbers if name not in finite]
+                content = {"iteration": iteration, "metrics": finite, "undefined": undefined}
                 file.write(json.dumps(content).encode("ascii"))
         comm.synchronize()
         if self._consider is not None:
-            self._consider(flat, min(iteration, self.trainer.max_iter - 1))
+            self._consider(numbers, min(iteration, self.trainer.max_iter - 1))
         return numbers
 
     def _recorded(self, iteration: int) -> dict[str, float] | None:
         """The numbers of this iteration's evaluation, if it was completed."""
         try:
             content = json.loads(self._record.read_bytes())
-            return content["metrics"] if content["iteration"] == iteration else None
+            if content["iteration"] != iteration:
+                return None
+            return {**content["metrics"], **dict.fromkeys(content["undefined"], math.nan)}
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def _put(self, numbers: Mapping[str, float], iteration: int) -> None:
         for name, value in numbers.items():
+            if not math.isfinite(value):
+                continue
             self.trainer.storage.put_scalar(name, value, smoothing_hint=False, cur_iter=iteration)
