@@ -326,8 +326,8 @@ def fail_to_prepare(*_: Any, **__: Any) -> None:
     raise AssertionError("data was read before the mistake was told")
 
 
-def test_weights_that_cannot_be_had(
-    place: Place, server: BadServer, monkeypatch: pytest.MonkeyPatch, no_work: None
+def test_local_weights_that_cannot_be_had(
+    place: Place, monkeypatch: pytest.MonkeyPatch, no_work: None
 ) -> None:
     monkeypatch.setattr(prepare, "prepare_datasets", fail_to_prepare)
     place.refuse(
@@ -335,6 +335,24 @@ def test_weights_that_cannot_be_had(
     )
     argv = ("eval", "--config-file", "recipe.py", "--weights")
     place.refuse(3, "vitdt_b: does not exist", "did you mean vitdet_b", argv=(*argv, "vitdt_b"))
+    place.refuse(2, "cascade_swin_b", argv=(*argv, "cascade_swin_b"))
+
+
+def test_bad_data_is_told_before_a_download(
+    place: Place, monkeypatch: pytest.MonkeyPatch, no_work: None
+) -> None:
+    monkeypatch.setenv("VITDET_D2_ZOO_URL", "http://127.0.0.1:9")
+    spoil, overrides, parts = DATA["annotation file"]
+    assert spoil is not None
+    spoil(place)
+    argv = ("train", *SHORT, *overrides, "train.init_checkpoint=vitdet_b")
+    place.refuse(3, *parts, argv=argv)
+
+
+def test_weights_of_the_web_that_cannot_be_had(
+    place: Place, server: BadServer, monkeypatch: pytest.MonkeyPatch, no_work: None
+) -> None:
+    argv = ("eval", "--config-file", "recipe.py", "--weights")
     place.refuse(3, "answered 404", "mirror", argv=(*argv, "vitdet_b"))
     page = f"{server.address}/a.pth"
     server.behaviours = ["html"]

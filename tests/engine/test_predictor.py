@@ -322,13 +322,26 @@ def test_recipe_and_weights_apart(tmp_path: Path) -> None:
     assert len(predictor(tiny_detector.picture(48, 80), channel_order="RGB")) > 3
 
 
-def test_a_recipe_of_other_classes(weights: Path, tmp_path: Path) -> None:
+def test_the_classes_of_a_named_recipe_follow_the_checkpoint(weights: Path) -> None:
+    overrides = [text for text in tiny_detector.OVERRIDES if "num_classes" not in text]
+    detector = load_detector(weights, "quickstart", overrides, device="cpu")
+    assert detector.model.roi_heads.box_predictor.cls_score.out_features == 2 + 1
+
+
+@pytest.mark.parametrize(
+    ("override", "count"),
+    [
+        ("model.roi_heads.num_classes=3", 3),
+        ("+model.roi_heads.box_predictor.use_sigmoid_ce=true", 80),  # as LVIS models score
+    ],
+)
+def test_a_recipe_of_other_classes(weights: Path, override: str, count: int) -> None:
     expected = (
-        r"w\.pth: trained on 2 classes \(ant, bee\), the recipe has 80; leave --config-file out "
-        r".* or set model\.roi_heads\.num_classes=2"
+        rf"w\.pth: trained on 2 classes \(ant, bee\), the recipe has {count}; leave --config-file "
+        r"and model\.roi_heads\.num_classes out"
     )
     with pytest.raises(WeightsError, match=expected):
-        load_detector(weights, "vitdet_ti", device="cpu")
+        load_detector(weights, "quickstart", [override], device="cpu")
 
 
 def test_a_checkpoint_cannot_name_foreign_code(tmp_path: Path) -> None:

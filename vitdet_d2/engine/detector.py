@@ -8,6 +8,7 @@ Vocabulary:
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,8 @@ from vitdet_d2.pretrained.reader import read_weights
 from vitdet_d2.zoo import find, for_inference, get_config
 
 logger = logging.getLogger(__name__)
+
+_NUM_CLASSES = "model.roi_heads.num_classes"
 
 # What a run may leave beside its checkpoints: the best by a metric, the average at the end.
 _BESIDE = (BEST, AVERAGE_FINAL)
@@ -93,10 +96,7 @@ def load_detector(
         cfg = _saved_recipe(source, saved)
         apply_overrides(cfg, overrides)
         _check_recipe(cfg)
-    _compare_class_counts(cfg, saved, source, carried=config_file is None)
-    names = (saved or {}).get("thing_classes")
-    if names and config_file is not None:
-        set_num_classes(cfg, len(names), "the checkpoint")  # as before training and evaluation
+    _follow_classes(cfg, saved, source, overrides)
     return assemble(cfg, source, content, chosen)
 
 
@@ -203,25 +203,52 @@ def _saved_recipe(source: str, saved: Mapping[str, Any] | None) -> DictConfig:
     return complete(from_json(text, f"the recipe in {source}"))
 
 
-def _compare_class_counts(
-    cfg: DictConfig, saved: Mapping[str, Any] | None, source: str, *, carried: bool
+def _follow_classes(
+    cfg: DictConfig, saved: Mapping[str, Any] | None, source: str, overrides: Sequence[str]
 ) -> None:
-    """Refuse a recipe for other classes, with the cure that fits this command.
+    """Set the number of classes to the checkpoint's, as the data does before training.
+
+    Args:
+        cfg: the recipe; changed in place.
+        saved: what the checkpoint says of itself.
+        source: its file, for messages.
+        overrides: changes of the recipe that the user asked for.
 
     Raises:
-        WeightsError: the numbers differ.
+        WeightsError: an override asks for another number, or the recipe scores in another way than
+            the one in the checkpoint, as COCO and LVIS models do.
     """
     names = list((saved or {}).get("thing_classes") or ())
-    count = OmegaConf.select(cfg, "model.roi_heads.num_classes")
-    if not names or not isinstance(count, int) or count == len(names):
+    count = OmegaConf.select(cfg, _NUM_CLASSES)
+    if not names:
         return
-    shown = ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
-    cure = f"set model.roi_heads.num_classes={len(names)}"
-    if not carried and isinstance((saved or {}).get("recipe"), str):
-        cure = f"leave --config-file out (the checkpoint carries its own recipe), or {cure}"
-    raise WeightsError(
-        f"{source}: trained on {len(names)} classes ({shown}), the recipe has {count}; {cure}"
-    )
+    chosen = any(override.lstrip("+").startswith(f"{_NUM_CLASSES}=") for override in overrides)
+    if count != len(names) and isinstance(count, int) and (chosen or _scores_differ(cfg, saved)):
+        shown = ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
+        raise WeightsError(
+            f"{source}: trained on {len(names)} classes ({shown}), the recipe has {count}; leave "
+            f"--config-file and {_NUM_CLASSES} out (the checkpoint carries its own recipe), or "
+            "name the recipe that it was trained with"
+        )
+    set_num_classes(cfg, len(names), "the checkpoint")
+
+
+def _scores_differ(cfg: DictConfig, saved: Mapping[str, Any] | None) -> bool:
+    """Whether the recipe in the checkpoint, if there is one, turns logits into other scores."""
+    text = (saved or {}).get("recipe")
+    if not isinstance(text, str):
+        return False
+    theirs = OmegaConf.create(json.loads(text))
+    return _sigmoid_scores(theirs) != _sigmoid_scores(cfg)
+
+
+def _sigmoid_scores(cfg: DictConfig) -> bool:
+    """Whether the box predictors of a recipe score classes independently, as those for LVIS do."""
+    heads = OmegaConf.select(cfg, "model.roi_heads")
+    if not isinstance(heads, DictConfig):
+        return False
+    predictors = [heads.get("box_predictor"), *(heads.get("box_predictors") or ())]
+    return any(isinstance(p, DictConfig) and bool(p.get("use_sigmoid_ce")) for p in predictors)
 
 
 def _check_recipe(cfg: DictConfig) -> None:

@@ -60,8 +60,9 @@ def do_eval(cfg: DictConfig) -> dict[str, Any]:
         )
     if "evaluator" not in cfg.dataloader:
         raise RecipeError("dataloader.evaluator: the recipe has none, so nothing can be evaluated")
-    require_weights(settings.init_checkpoint)
+    require_weights(settings.init_checkpoint, download=False)
     info = prepare_datasets(cfg, training=False)
+    require_weights(settings.init_checkpoint, download=True)
     model = instantiate(for_inference(cfg.model)).to(resolve_device(settings.device))
     refuse_cropping(model)
     report = load_init_checkpoint(model, settings.init_checkpoint, strict_heads=True)

@@ -66,6 +66,7 @@ def do_train(
         StoppedBySignal: a signal asked for it; the state was saved.
     """
     from vitdet_d2.data.prepare import prepare_datasets
+    from vitdet_d2.pretrained import require_weights
 
     settings = read_settings(cfg)
     require_batch(cfg, settings)
@@ -73,11 +74,12 @@ def do_train(
     settings.output_dir.mkdir(parents=True, exist_ok=True)
     store = CheckpointStore(settings.output_dir, max_to_keep=settings.max_to_keep)
     found = _find_checkpoint(store, resume)
-    if found is None and settings.init_checkpoint:
-        from vitdet_d2.pretrained import require_weights
-
-        require_weights(settings.init_checkpoint)
+    first_weights = settings.init_checkpoint if found is None else ""
+    if first_weights:
+        require_weights(first_weights, download=False)
     info = prepare_datasets(cfg)
+    if first_weights:
+        require_weights(first_weights, download=True)
     state = store.load(found) if found is not None else None
     seed = _choose_seed(settings.seed, state)
     random_state.seed_everything(seed + comm.get_rank())
@@ -88,8 +90,8 @@ def do_train(
     if state is not None:
         start_iter = parts.restore(state)
         logger.info("Resuming from %s at iteration %d", found, start_iter)
-    elif settings.init_checkpoint:
-        _load_first_weights(parts, settings.init_checkpoint)
+    elif first_weights:
+        _load_first_weights(parts, first_weights)
 
     with StopRequest() as stop:
         trainer = Trainer(

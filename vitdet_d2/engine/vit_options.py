@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options of training that reach into a detector's plain ViT: freezing, recomputing, compiling.
 
-They work on any ViT with Detectron2's attributes, ``patch_embed``, ``pos_embed`` and ``blocks``,
-whichever neck is around it, and change no name in the state dict.
+They work on any ViT with Detectron2's attributes, ``patch_embed``, ``blocks`` and, if there
+is one, ``pos_embed``, whichever neck is around it, and change no name in the state dict.
 """
 
 from __future__ import annotations
@@ -71,8 +71,9 @@ def freeze_blocks(model: nn.Module, count: int) -> list[nn.Module]:
     frozen = [vit.patch_embed, *vit.blocks[:count]]
     for module in frozen:
         module.requires_grad_(False)
-    if isinstance(vit.pos_embed, nn.Parameter):
-        vit.pos_embed.requires_grad_(False)
+    position = getattr(vit, "pos_embed", None)
+    if isinstance(position, nn.Parameter):
+        position.requires_grad_(False)
     num_frozen = sum(p.numel() for p in vit.parameters() if not p.requires_grad)
     logger.info("Frozen: embeddings and %d of %d blocks, %d numbers", count, depth, num_frozen)
     return frozen

@@ -88,21 +88,38 @@ def local_weights(address: str) -> str:
         ) from None
 
 
-def require_weights(path: str | os.PathLike[str]) -> None:
-    """Make sure that weights are there, so that a mistake is told before anything else is done.
+def require_weights(path: str | os.PathLike[str], *, download: bool) -> None:
+    """Make sure that weights can be had, so that a mistake is told before it costs anything.
 
     Args:
-        path: as of ``read_weights``; what is on the web is downloaded.
+        path: as of ``read_weights``.
+        download: whether what is on the web is downloaded; if not, it is left out of the check.
 
     Raises:
+        RecipeError: it is a released checkpoint whose backbone is not here.
         DownloadError: the file cannot be downloaded now.
         WeightsError: there is no such file, or it is none of weights.
     """
-    local = local_weights(strip_query(os.fspath(path)))
+    address = strip_query(os.fspath(path))
+    if not download and _is_elsewhere(address):
+        return
+    local = local_weights(address)
     try:
         sniff(local)
     except WeightsError as error:
         raise WeightsError(f"{error}{_name_advice(local)}") from None
+
+
+def _is_elsewhere(address: str) -> bool:
+    """Whether weights are on the web, under an address or a name.
+
+    Raises:
+        RecipeError: it is a released checkpoint whose backbone is not here.
+    """
+    released = None if os.path.exists(address) else lookup(address)
+    if released is not None:
+        require_backbone(released)
+    return released is not None or "://" in address
 
 
 def _name_advice(path: str) -> str:
