@@ -23,6 +23,12 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
         "transform_proposals",
     ),
     "detectron2.data.transforms": ("RandomRotation", "RotationTransform"),
+    "detectron2.engine.hooks": (
+        "AutogradProfiler",
+        "PreciseBN",
+        "TorchMemoryStats",
+        "TorchProfiler",
+    ),
     "detectron2.evaluation": (
         "COCOPanopticEvaluator",
         "CityscapesInstanceEvaluator",
@@ -95,7 +101,11 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     ),
     "detectron2.modeling.box_regression": ("Box2BoxTransformRotated",),
     "detectron2.modeling.meta_arch.retinanet": ("RetinaNet", "RetinaNetHead"),
-    "detectron2.modeling.roi_heads": ("BaseKeypointRCNNHead", "KRCNNConvDeconvUpsampleHead"),
+    "detectron2.modeling.roi_heads": (
+        "BaseKeypointRCNNHead",
+        "KRCNNConvDeconvUpsampleHead",
+        "Res5ROIHeads",
+    ),
     "detectron2.modeling.roi_heads.keypoint_head": (
         "BaseKeypointRCNNHead",
         "KRCNNConvDeconvUpsampleHead",
@@ -114,6 +124,7 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     ),
     "detectron2.structures.keypoints": ("Keypoints", "heatmaps_to_keypoints"),
     "detectron2.structures.rotated_boxes": ("RotatedBoxes", "pairwise_iou"),
+    "detectron2.utils.memory": ("retry_if_cuda_oom",),
     "detectron2.utils.testing": ("convert_scripted_instances", "get_sample_coco_image"),
     "detectron2.utils.video_visualizer": ("VideoVisualizer",),
 }

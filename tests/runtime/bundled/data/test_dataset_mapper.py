@@ -10,6 +10,7 @@ import pytest
 import torch
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
+from PIL import Image
 
 from tests.runtime.bundled.data.images import box_annotation, save_image
 
@@ -199,3 +200,16 @@ def test_mappers_of_others_override_what_becomes_of_annotations(record):
     assert given > 0
     assert sample["counted"] == (given, given - crowds, (20, 30))
     assert "annotations" not in sample
+
+
+@pytest.mark.parametrize("is_train", [True, False])
+def test_semantic_classes_go_with_the_image(record, tmp_path, is_train):
+    classes = np.arange(37 * 53, dtype=np.uint8).reshape(37, 53)
+    Image.fromarray(classes).save(tmp_path / "classes.png")
+    record["sem_seg_file_name"] = str(tmp_path / "classes.png")
+    flip = T.RandomFlip(prob=1.0, horizontal=True)
+    sample = DatasetMapper(is_train, augmentations=[flip], image_format="RGB")(record)
+    assert sample["sem_seg"].dtype == torch.int64
+    assert sample["sem_seg"].tolist() == classes[:, ::-1].tolist()
+    assert "sem_seg_file_name" not in sample
+    assert "sem_seg_file_name" in record

@@ -109,8 +109,9 @@ class DatasetMapper:
 
         Returns:
             The record with ``image`` (``(C, H, W)``, as read), in training with ``instances``
-            instead of ``annotations``, otherwise with neither. ``height`` and ``width`` stay those
-            of the image as read.
+            instead of ``annotations``, otherwise with neither; with ``sem_seg`` (``(H, W)``,
+            integers) instead of ``sem_seg_file_name``. ``height`` and ``width`` stay those of the
+            image as read.
 
         Raises:
             DataError: the image cannot be read, or has another size than the record says.
@@ -119,12 +120,14 @@ class DatasetMapper:
         image = utils.read_image(sample["file_name"], format=self.image_format)
         utils.check_image_size(sample, image)
 
-        aug_input = T.AugInput(image)
+        aug_input = T.AugInput(image, sem_seg=_read_sem_seg(sample))
         transforms = self.augmentations(aug_input)
         image_size = aug_input.image.shape[:2]
         # (H, W, C) -> (C, H, W), in memory of its own: Pillow's is read-only
         chw = np.require(aug_input.image.transpose(2, 0, 1), requirements=["C", "W"])
         sample["image"] = torch.from_numpy(chw)
+        if aug_input.sem_seg is not None:
+            sample["sem_seg"] = torch.from_numpy(aug_input.sem_seg.astype(np.int64))
 
         if self.is_train and sample.get("annotations") is not None:
             self._transform_annotations(sample, transforms, image_size)
@@ -158,3 +161,16 @@ class DatasetMapper:
         if self.recompute_boxes:
             instances.gt_boxes = instances.gt_masks.get_bounding_boxes()
         dataset_dict["instances"] = utils.filter_empty_instances(instances)
+
+
+def _read_sem_seg(sample: dict[str, Any]) -> NDArray[np.uint8] | None:
+    """Take the file of semantic classes out of a sample, and return them as ``(H, W)``, if any.
+
+    Args:
+        sample: changed in place.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    file_name = sample.pop("sem_seg_file_name", None)
+    return None if file_name is None else utils.read_image(file_name, format="L")[:, :, 0]

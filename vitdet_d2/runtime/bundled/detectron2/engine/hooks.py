@@ -26,6 +26,10 @@ from fvcore.common.param_scheduler import ParamScheduler
 from fvcore.common.timer import Timer
 from torch.optim.lr_scheduler import LRScheduler as _TorchScheduler
 
+from vitdet_d2.runtime.absent import absent_attribute
+
+__getattr__ = absent_attribute(__name__)
+
 __all__ = [
     "BestCheckpointer",
     "CallbackHook",

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from detectron2.solver.warmup import WarmupCosineLR, WarmupMultiStepLR
 from fvcore.common.param_scheduler import (
     CompositeParamScheduler,
     ConstantParamScheduler,
@@ -20,6 +21,14 @@ from fvcore.common.param_scheduler import (
 )
 from torch import Tensor
 from torch.optim.lr_scheduler import LRScheduler
+
+__all__ = [
+    "LRMultiplier",
+    "LRScheduler",
+    "WarmupCosineLR",
+    "WarmupMultiStepLR",
+    "WarmupParamScheduler",
+]
 
 
 class WarmupParamScheduler(CompositeParamScheduler):
