@@ -21,6 +21,7 @@ from torch import nn
 from vitdet_d2.checks.square_pad import refuse_cropping
 from vitdet_d2.engine import random_state
 from vitdet_d2.engine.build import resolve_device
+from vitdet_d2.engine.inputs import prepare_inputs
 from vitdet_d2.engine.progress import EvaluationBar
 from vitdet_d2.engine.settings import read_settings
 from vitdet_d2.engine.terminal import shows_bars
@@ -49,8 +50,7 @@ def do_eval(cfg: DictConfig) -> dict[str, Any]:
         RecipeError: no weights or nothing to evaluate with are named.
         WeightsError: the weights do not fit the model or the data set's classes.
     """
-    from vitdet_d2.data.prepare import prepare_datasets
-    from vitdet_d2.pretrained import load_init_checkpoint, require_weights
+    from vitdet_d2.pretrained import load_init_checkpoint
 
     settings = read_settings(cfg)
     if not settings.init_checkpoint:
@@ -60,9 +60,7 @@ def do_eval(cfg: DictConfig) -> dict[str, Any]:
         )
     if "evaluator" not in cfg.dataloader:
         raise RecipeError("dataloader.evaluator: the recipe has none, so nothing can be evaluated")
-    require_weights(settings.init_checkpoint, download=False)
-    info = prepare_datasets(cfg, training=False)
-    require_weights(settings.init_checkpoint, download=True)
+    info = prepare_inputs(cfg, settings.init_checkpoint, training=False)
     model = instantiate(for_inference(cfg.model)).to(resolve_device(settings.device))
     refuse_cropping(model)
     report = load_init_checkpoint(model, settings.init_checkpoint, strict_heads=True)

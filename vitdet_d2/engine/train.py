@@ -32,6 +32,7 @@ from vitdet_d2.engine.build import (
 )
 from vitdet_d2.engine.checkpoint_store import FINAL, CheckpointStore
 from vitdet_d2.engine.evaluate import draw_pictures
+from vitdet_d2.engine.inputs import prepare_inputs
 from vitdet_d2.engine.recipe_json import to_json
 from vitdet_d2.engine.run_hooks import run_hooks
 from vitdet_d2.engine.settings import TrainSettings, read_settings
@@ -65,9 +66,6 @@ def do_train(
         NonFiniteError: a loss or gradient became NaN or Inf.
         StoppedBySignal: a signal asked for it; the state was saved.
     """
-    from vitdet_d2.data.prepare import prepare_datasets
-    from vitdet_d2.pretrained import require_weights
-
     settings = read_settings(cfg)
     require_batch(cfg, settings)
     device = resolve_device(settings.device)
@@ -75,11 +73,7 @@ def do_train(
     store = CheckpointStore(settings.output_dir, max_to_keep=settings.max_to_keep)
     found = _find_checkpoint(store, resume)
     first_weights = settings.init_checkpoint if found is None else ""
-    if first_weights:
-        require_weights(first_weights, download=False)
-    info = prepare_datasets(cfg)
-    if first_weights:
-        require_weights(first_weights, download=True)
+    info = prepare_inputs(cfg, first_weights, training=True)
     state = store.load(found) if found is not None else None
     seed = _choose_seed(settings.seed, state)
     random_state.seed_everything(seed + comm.get_rank())

@@ -19,7 +19,7 @@ from vitdet_d2.checks.weights_file import read_weights_file, sniff
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.zoo.addresses import canonical, redact
 from vitdet_d2.zoo.cached_file import fetch
-from vitdet_d2.zoo.catalogue import RELEASED, lookup, require_backbone
+from vitdet_d2.zoo.catalogue import RELEASED, Released, lookup, require_backbone
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -71,11 +71,8 @@ def local_weights(address: str) -> str:
         WeightsError: the server refuses, or gives another file.
     """
     if "://" not in address:
-        released = None if os.path.exists(address) else lookup(address)
-        if released is None:
-            return address
-        require_backbone(released)  # no model here takes them: told before the download
-        return str(fetch(released.address).path)
+        released = _released(address)
+        return address if released is None else str(fetch(released.address).path)
     if canonical(address) is not None:
         return str(fetch(address).path)
     # Handlers that other code has registered, for storage of its own.
@@ -101,7 +98,7 @@ def require_weights(path: str | os.PathLike[str], *, download: bool) -> None:
         WeightsError: there is no such file, or it is none of weights.
     """
     address = strip_query(os.fspath(path))
-    if not download and _is_elsewhere(address):
+    if not download and ("://" in address or _released(address) is not None):
         return
     local = local_weights(address)
     try:
@@ -110,16 +107,16 @@ def require_weights(path: str | os.PathLike[str], *, download: bool) -> None:
         raise WeightsError(f"{error}{_name_advice(local)}") from None
 
 
-def _is_elsewhere(address: str) -> bool:
-    """Whether weights are on the web, under an address or a name.
+def _released(name: str) -> Released | None:
+    """Return the released checkpoint of this name; a local file goes before it.
 
     Raises:
-        RecipeError: it is a released checkpoint whose backbone is not here.
+        RecipeError: its backbone is not here, so that no model takes it.
     """
-    released = None if os.path.exists(address) else lookup(address)
+    released = None if os.path.exists(name) else lookup(name)
     if released is not None:
         require_backbone(released)
-    return released is not None or "://" in address
+    return released
 
 
 def _name_advice(path: str) -> str:
