@@ -89,8 +89,9 @@ def test_evaluation_is_not_repeated_in_metrics(reference: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "iteration"),
     # In the first step; in a step after an odd number of checkpoints; in the evaluation after
-    # iteration 4 (batch 3); while a later checkpoint is written.
-    [("step", 0), ("step", 7), ("eval", 3), ("save", 5)],
+    # iteration 4 (batch 3); while a later checkpoint is written; between a checkpoint and the
+    # metrics of its iteration, also of the last.
+    [("step", 0), ("step", 7), ("eval", 3), ("save", 5), ("saved", 5), ("saved", 11)],
 )
 def test_killed_and_resumed_equals_uninterrupted(
     zygote: Zygote, tiny_data: Path, reference: Path, tmp_path: Path, place: str, iteration: int
@@ -102,14 +103,32 @@ def test_killed_and_resumed_equals_uninterrupted(
     wait_for((tmp_path / "waiting").exists)
     os.kill(pid, signal.SIGKILL)
     assert zygote.wait(pid) == -signal.SIGKILL
-    notes.unlink()
+    notes.write_text("")
     assert zygote.run(TRAIN, tmp_path / "log", **job, resume="auto") == 0
     assert not list((tmp_path / "run").glob("*.tmp-*"))
     read = notes.read_text().splitlines()
     expected = (reference / "notes").read_text().splitlines()
-    assert read == expected[-len(read) :]
+    assert read == expected[len(expected) - len(read) :]
     assert (len(read) == len(expected)) == (place == "step" and iteration == 0)
     assert_same_run(tmp_path / "run", reference / "run")
+
+
+def test_killed_in_an_evaluation_whose_iteration_is_logged(
+    zygote: Zygote, tiny_data: Path, tmp_path: Path
+) -> None:
+    """Losses and evaluation stand in one line, as they do without a break."""
+    job = {"data": str(tiny_data), "eval_period": 3, "max_iter": 8}
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert zygote.run(TRAIN, tmp_path / "log", **job, output_dir=str(whole)) == 0
+    pause = {"folder": str(tmp_path), "place": "eval", "iteration": 3}
+    pid = zygote.start(TRAIN, tmp_path / "log", **job, output_dir=str(broken), pause=pause)
+    wait_for((tmp_path / "waiting").exists)
+    os.kill(pid, signal.SIGKILL)
+    assert zygote.wait(pid) == -signal.SIGKILL
+    assert not (broken / "metrics.json").read_text(), "killed before iteration 2 is written"
+    assert zygote.run(TRAIN, tmp_path / "log", **job, output_dir=str(broken), resume="auto") == 0
+    assert {"bbox/AP", "total_loss", "lr"} <= metrics(broken)[0].keys()
+    assert_same_run(broken, whole)
 
 
 def test_killed_before_the_final_copy_is_completed(

@@ -19,7 +19,8 @@ from vitdet_d2.engine.build import (
     require_batch,
     resolve_device,
 )
-from vitdet_d2.engine.progress import ProgressBar, metric_names, trim_metrics
+from vitdet_d2.engine.metrics_file import trim_metrics, written_metrics
+from vitdet_d2.engine.progress import ProgressBar
 from vitdet_d2.engine.settings import read_settings
 from vitdet_d2.errors import RecipeError
 
@@ -97,8 +98,14 @@ def test_metrics_are_continued_without_repeats(tmp_path: Path) -> None:
     path.write_text("\n".join([*lines, '{"iteration": 2, "total_lo']))
     trim_metrics(path, 3)
     assert path.read_text() == "".join(f"{line}\n" for line in lines[:3])
-    assert metric_names(path, 2) == {"iteration", "total_loss"}
-    assert metric_names(path, 3) == set()
+
+
+def test_written_metrics(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    assert written_metrics(path) == {}
+    lines = [{"iteration": 4, "bbox/AP": 1.0}, {"iteration": 4, "lr": 0.1}, {"iteration": 5}]
+    path.write_text("\n".join([*map(json.dumps, lines), '{"iteration": 6, "lr']))
+    assert written_metrics(path) == {4: {"iteration", "bbox/AP", "lr"}, 5: {"iteration"}}
 
 
 class Idle(TrainerBase):

@@ -224,7 +224,7 @@ def config(data: str | Path, output_dir: str | Path, **train: Any) -> DictConfig
 
 
 def _pause_everywhere(pause: Pause) -> None:
-    """Let the run wait in a forward pass, in an evaluation, or before a save's rename."""
+    """Let the run wait in a forward pass, in an evaluation, before or after a save's rename."""
     global PAUSE
     PAUSE = pause
     forward = TinyModel.forward
@@ -243,6 +243,8 @@ def _pause_everywhere(pause: Pause) -> None:
         if name == "model_final.pth":
             pause("final", 0)
         replace(source, target)
+        if name == "last_checkpoint":
+            pause("saved", int(Path(target).read_text()[6:13]))
 
     os.replace = pausing_replace
 

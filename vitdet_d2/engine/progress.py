@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,9 @@ from detectron2.utils.events import (
 )
 from tqdm import tqdm
 
-from vitdet_d2.engine.atomic_write import atomic_write
+from vitdet_d2.engine.metrics_file import METRICS_FILE, trim_metrics
 from vitdet_d2.engine.terminal import shows_bars
 from vitdet_d2.progress_bar import bar
-
-METRICS_FILE = "metrics.json"
 
 
 def progress_hooks(
@@ -37,52 +34,40 @@ def progress_hooks(
         log_period: in iterations.
     """
     trim_metrics(output_dir / METRICS_FILE, start_iter)
-    writers: list[EventWriter] = [
-        CommonMetricPrinter(max_iter),
+    files: list[EventWriter] = [
         JSONWriter(str(output_dir / METRICS_FILE)),
         TensorboardXWriter(str(output_dir), purge_step=start_iter),
     ]
-    hooks: list[HookBase] = [PeriodicWriter(writers, log_period)]
+    hooks: list[HookBase] = [
+        CatchUpWriter(files, log_period),
+        PeriodicWriter([CommonMetricPrinter(max_iter), *files], log_period),
+    ]
     return [*hooks, ProgressBar()] if shows_bars() else hooks
 
 
-def trim_metrics(path: Path, start_iter: int) -> None:
-    """Drop lines of iterations from `start_iter` on, and lines that a crash cut off.
+class CatchUpWriter(HookBase):
+    """Writes what a run that was killed after its last checkpoint had not written yet.
 
-    Args:
-        path: JSON objects, one per line; may not exist.
-        start_iter: the iteration that comes next.
-
-    Raises:
-        OSError: the file cannot be rewritten; it is as it was.
+    Checkpoints are saved before metrics are written. Stands after the hooks that restore metrics
+    and that make up for an evaluation.
     """
-    if not path.is_file():
-        return
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    kept = [line for line in lines if _iteration_of(line) < start_iter]
-    with atomic_write(path) as file:
-        file.write("".join(f"{line}\n" for line in kept).encode("utf-8"))
 
+    def __init__(self, writers: Sequence[EventWriter], period: int) -> None:
+        """Remember the writers.
 
-def metric_names(path: Path, iteration: int) -> set[str]:
-    """Names of the metrics that the file holds for an iteration.
+        Args:
+            writers: of files.
+            period: in iterations, as `PeriodicWriter` has it.
+        """
+        self._writers = writers
+        self._period = period
 
-    Args:
-        path: as in `trim_metrics`.
-        iteration: of the lines to look at.
-    """
-    if not path.is_file():
-        return set()
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return {name for line in lines if _iteration_of(line) == iteration for name in json.loads(line)}
-
-
-def _iteration_of(line: str) -> float:
-    """Infinity for what is not a line of metrics."""
-    try:
-        return float(json.loads(line)["iteration"])
-    except (ValueError, KeyError, TypeError):
-        return float("inf")
+    def before_train(self) -> None:
+        """Write if the last iteration behind the run is one after which metrics are written."""
+        done = self.trainer.start_iter
+        if done > 0 and (done % self._period == 0 or done == self.trainer.max_iter):
+            for writer in self._writers:
+                writer.write()
 
 
 class ProgressBar(HookBase):

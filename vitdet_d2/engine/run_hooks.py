@@ -19,7 +19,8 @@ from vitdet_d2.engine.hooks.ema import AverageHook
 from vitdet_d2.engine.hooks.evaluation import EvaluationHook
 from vitdet_d2.engine.hooks.freeze import FrozenHook
 from vitdet_d2.engine.interruptible import InterruptibleLoader
-from vitdet_d2.engine.progress import METRICS_FILE, metric_names, progress_hooks
+from vitdet_d2.engine.metrics_file import METRICS_FILE, written_metrics
+from vitdet_d2.engine.progress import progress_hooks
 from vitdet_d2.engine.settings import TrainSettings
 from vitdet_d2.engine.stop_signals import StopRequest
 from vitdet_d2.engine.trainer import Trainer
@@ -33,7 +34,7 @@ def run_hooks(
     store: CheckpointStore,
     trainer: Trainer,
     stop: StopRequest,
-    metrics: Mapping[str, Any],
+    state: Mapping[str, Any],
     start_iter: int,
 ) -> list[HookBase]:
     """Make the hooks of this process.
@@ -45,7 +46,7 @@ def run_hooks(
         store: where checkpoints go.
         trainer: that will run the hooks.
         stop: the flag that signals set.
-        metrics: recent values of the run that is continued.
+        state: of the run that is continued, of which recent metrics are kept; else empty.
         start_iter: the first iteration.
     """
 
@@ -60,8 +61,10 @@ def run_hooks(
     meta = manifest_meta(parts)
     best = _best_weights(settings, parts, store, meta)
     average = parts.average
+    written = written_metrics(settings.output_dir / METRICS_FILE)
+    recent = {key: state[key] for key in ("metrics", "unsmoothed") if key in state}
     hooks: list[HookBase] = [
-        CallbackHook(before_train=lambda t: restore_metrics(t.storage, {"metrics": metrics})),
+        CallbackHook(before_train=lambda t: restore_metrics(t.storage, recent, written)),
         FrozenHook(parts.frozen),
         IterationTimer(),
         LRScheduler(parts.optimizer, parts.scheduler),
@@ -78,7 +81,7 @@ def run_hooks(
             settings.eval_period,
             evaluate,
             record=settings.output_dir / RESULTS_FOLDER / "latest.json",
-            written=metric_names(settings.output_dir / METRICS_FILE, start_iter - 1),
+            written=written.get(start_iter - 1, ()),
             consider=None if best is None else best.consider,
         ),
     ]

@@ -99,8 +99,7 @@ def do_train(
             max_grad_norm=settings.max_grad_norm,
         )
         trainer.last_checkpoint = str(found) if found is not None else "none yet"
-        metrics = state.get("metrics", {}) if state is not None else {}
-        hooks = run_hooks(cfg, settings, parts, store, trainer, stop, metrics, start_iter)
+        hooks = run_hooks(cfg, settings, parts, store, trainer, stop, state or {}, start_iter)
         trainer.register_hooks(hooks)
         if state is not None:
             restore_rng(state, seed)

@@ -3,8 +3,9 @@
 
 The dictionary is Detectron2's (``model``, ``optimizer``, ``scheduler``, ``iteration``) plus
 ``vitdet_d2`` (what was trained on), ``sampler`` (position in the data), ``rng`` (per rank),
-``metrics`` (the window that smoothed metrics look back on) and, where they are in use,
-``grad_scaler`` (float16) and ``ema`` (the model's state dict with averaged weights).
+``metrics`` (the window that smoothed metrics look back on), ``unsmoothed`` (the last value of the
+others) and, where they are in use, ``grad_scaler`` (float16) and ``ema`` (the model's state dict
+with averaged weights).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import hashlib
 import logging
 import platform
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +37,8 @@ logger = logging.getLogger(__name__)
 SCHEMA = 1
 # The window over which Detectron2's writers smooth.
 METRICS_WINDOW = 20
-# The timer warms up anew after each start; an old value would be written a second time.
-_NOT_CONTINUED = "time"
+# The timer warms up anew after each start.
+_NOT_CONTINUED = ("time", "eta_seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +92,7 @@ class TrainingParts:
             "vitdet_d2": self._origin(),
             "rng": rng,
             "metrics": _recent_metrics(trainer.storage),
+            "unsmoothed": _unsmoothed_metrics(trainer.storage),
         }
         if hasattr(self.loader, "state"):
             state["sampler"] = dict(self.loader.state())
@@ -228,21 +230,43 @@ def restore_rng(state: Mapping[str, Any], seed: int) -> None:
     random_state.seed_everything(seed + comm.get_rank() + int(state["iteration"]) + 1)
 
 
-def restore_metrics(storage: EventStorage, state: Mapping[str, Any]) -> None:
-    """Give the smoothed metrics the history they look back on."""
+def restore_metrics(
+    storage: EventStorage, state: Mapping[str, Any], written: Mapping[int, Collection[str]]
+) -> None:
+    """Give the storage what writers had not written yet, and the history that they look back on.
+
+    Args:
+        storage: of the run that continues.
+        state: a collected state, of which it reads ``metrics`` and ``unsmoothed``.
+        written: names of the metrics that the run's files hold, by iteration.
+    """
     for name, values in state.get("metrics", {}).items():
         for value, iteration in values:
             storage.put_scalar(name, value, cur_iter=iteration)
-        # Writers write what is latest: these values are in their files already.
-        storage.latest().pop(name, None)
+    for name, (value, iteration) in state.get("unsmoothed", {}).items():
+        storage.put_scalar(name, value, smoothing_hint=False, cur_iter=iteration)
+    latest = storage.latest()  # writers write what is in it; taking a value out hides it
+    for name, (_, iteration) in list(latest.items()):
+        if name in written.get(iteration, ()):
+            del latest[name]
 
 
 def _recent_metrics(storage: EventStorage) -> dict[str, list[tuple[float, int]]]:
-    hints = storage.smoothing_hints()
+    """The last values of what writers smooth."""
     return {
         name: [(float(v), int(i)) for v, i in history.values()[-METRICS_WINDOW:]]
         for name, history in storage.histories().items()
-        if hints[name] and name != _NOT_CONTINUED
+        if storage.smoothing_hints()[name] and name not in _NOT_CONTINUED
+    }
+
+
+def _unsmoothed_metrics(storage: EventStorage) -> dict[str, tuple[float, int]]:
+    """The last value of what writers write as it is, with its iteration."""
+    latest = {name: history.values()[-1] for name, history in storage.histories().items()}
+    return {
+        name: (float(value), int(iteration))
+        for name, (value, iteration) in latest.items()
+        if not storage.smoothing_hints()[name] and name not in _NOT_CONTINUED
     }
 
 
