@@ -46,6 +46,7 @@ TEST = [
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",
     "shapely>=2",
+    "transformers>=5",
     "build>=1",
     "setuptools>=64",
     "wheel",
