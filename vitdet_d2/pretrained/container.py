@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From what a file holds to the state dict of one encoder: wrappers and prefixes taken off.
+
+Vocabulary:
+    wrapper: a key of a training script's dictionary below which the weights are, or a prefix of
+        all their names.
+    beside: names of the same state dict that are not the encoder's (a momentum encoder, a text
+        tower).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from vitdet_d2.errors import WeightsError
+
+METADATA = "__metadata__"
+
+# Where training scripts put weights; the first that is there is taken. Teachers and targets are
+# averages of the students, and what their authors evaluate.
+_WRAPPERS = ("model", "module", "state_dict", "teacher", "target_encoder", "encoder", "student")
+_OTHER_WEIGHTS = (*_WRAPPERS, "model_ema", "model_without_ddp")
+
+# What data parallelism and compilation put before all names.
+_WRAPPED_MODEL = ("module.", "_orig_mod.")
+
+# Before an encoder's names, most specific first; the stem below it shows that it is one.
+_PREFIXES = (
+    "base_encoder.",
+    "backbone.net.",
+    "backbone.",
+    "image_encoder.",
+    "visual.trunk.",
+    "visual.",
+    "vision_model.",
+    "vision_encoder.",
+    "data2vec_vision.",
+    "dinov2.",
+    "beit.",
+    "deit.",
+    "vit.",
+    "net.",
+    "model.",
+    "encoder.",
+)
+# The patch embedding of every layout; its name tells where an encoder begins.
+_STEMS = (
+    "patch_embed.proj.weight",
+    "patch_embed.proj.0.weight",
+    "patch_embed.proj.0.0.weight",
+    "patch_embed.projection.weight",
+    "patch_embed1.proj.weight",
+    "conv1.weight",
+    "embedding/kernel",
+    "embeddings.patch_embeddings.projection.weight",
+    "embeddings.patch_embeddings.weight",
+    "embeddings.patch_embedding.weight",
+    "embeddings.projection.weight",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unwrapped:
+    """The state dict of an encoder, or of a detector.
+
+    Attributes:
+        state: tensors by the source's names.
+        wrappers: what was taken off, outermost first.
+        beside: names of the file that are not the encoder's, as they stand in the file's state
+            dict after the prefix of a wrapped model.
+        unused: other weights in the file, by the wrapper that holds them.
+        metadata: texts that a ``.safetensors`` file carries.
+        is_detector: the names are those of a whole Detectron2 model.
+    """
+
+    state: dict[str, Tensor]
+    wrappers: tuple[str, ...] = ()
+    beside: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    is_detector: bool = False
+
+
+def unwrap(path: str, content: Mapping[str, Any]) -> Unwrapped:
+    """Find the weights in what a file holds.
+
+    Args:
+        path: of the file, for messages.
+        content: what `read_weights` returned.
+
+    Raises:
+        WeightsError: there are no tensors, or other things among them.
+    """
+    metadata = content.get(METADATA, {})
+    state: Any = {key: value for key, value in content.items() if key != METADATA}
+    wrappers: list[str] = []
+    unused: list[str] = []
+    while (key := _wrapper_of(state)) is not None:
+        unused += [k for k in _OTHER_WEIGHTS if k != key and isinstance(state.get(k), dict)]
+        wrappers.append(key)
+        state = state[key]
+    _require_tensors(path, state, wrappers)
+    for wrapped in _WRAPPED_MODEL:
+        if all(name.startswith(wrapped) for name in state):
+            state = {name.removeprefix(wrapped): value for name, value in state.items()}
+            wrappers.append(wrapped)
+    if _is_detector(state):
+        return Unwrapped(
+            state=state, wrappers=tuple(wrappers), unused=tuple(unused), metadata=metadata,
+            is_detector=True,
+        )  # fmt: skip
+    beside: list[str] = []
+    while (prefix := _encoder_prefix(state)) is not None:
+        beside += [name for name in state if not name.startswith(prefix)]
+        state = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
+        wrappers.append(prefix)
+    return Unwrapped(
+        state=state, wrappers=tuple(wrappers), beside=tuple(beside), unused=tuple(unused),
+        metadata=metadata,
+    )  # fmt: skip
+
+
+def _wrapper_of(state: Any) -> str | None:
+    """Return the key below which the weights are; None: here."""
+    if not isinstance(state, dict):
+        return None
+    return next((key for key in _WRAPPERS if isinstance(state.get(key), dict)), None)
+
+
+def _require_tensors(path: str, state: Any, wrappers: list[str]) -> None:
+    """Refuse what is no state dict.
+
+    Raises:
+        WeightsError: it is none.
+    """
+    where = f" under {' / '.join(map(repr, wrappers))}" if wrappers else ""
+    if not isinstance(state, dict) or not state:
+        kind = "nothing" if isinstance(state, dict) else type(state).__name__
+        raise WeightsError(f"{path}: expected tensors{where or ' under model'}, got {kind}")
+    other = sorted(str(name) for name, value in state.items() if not isinstance(value, Tensor))
+    if other:
+        raise WeightsError(
+            f"{path}: expected a dictionary of tensors or {{'model': ...}}, got also "
+            f"{', '.join(other[:5])}{where}; extract the model's state dict"
+        )
+
+
+def _is_detector(state: Mapping[str, Tensor]) -> bool:
+    """Whether names are those of a Detectron2 model: heads, or a neck beside a backbone."""
+    heads = ("roi_heads.", "proposal_generator.", "backbone.simfp_", "backbone.fpn_")
+    return any(name.startswith(heads) for name in state)
+
+
+def _encoder_prefix(state: Mapping[str, Tensor]) -> str | None:
+    if any(stem in state for stem in _STEMS):
+        return None
+    for prefix in _PREFIXES:
+        if any(prefix + stem in state for stem in _STEMS):
+            return prefix
+    # Two prefixes in a row: "vision_model.vision_model." or "model.visual.".
+    for outer in _PREFIXES:
+        for inner in _PREFIXES:
+            if any(outer + inner + stem in state for stem in _STEMS):
+                return outer
+    return None

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An encoder in our names, with the facts that its source adds.
+
+Canonical names are those of `vitdet_d2.backbones.ViT`; two kinds of tensors are still as in the
+file, and wait for the model that they are fitted to: ``pos_embed`` with its prefix rows, and
+BEiT's tables (``blocks.N.attn.relative_position_bias_table``, or one for all blocks under
+``rel_pos_bias.relative_position_bias_table``) with their three rows for the class token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vitdet_d2.errors import WeightsError
+from vitdet_d2.pretrained.container import Unwrapped
+from vitdet_d2.pretrained.key_table import matches_any, rename
+from vitdet_d2.pretrained.normalisation import Normalisation
+from vitdet_d2.pretrained.source import Needs, Source
+
+STEM = "patch_embed.proj.weight"
+POSITIONS = "pos_embed"
+SHARED_BIAS = "rel_pos_bias.relative_position_bias_table"
+BLOCK_BIAS = "attn.relative_position_bias_table"
+
+_BLOCK = re.compile(r"blocks\.(\d+)\.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoder:
+    """The tensors of one encoder.
+
+    Attributes:
+        source: it is of.
+        how: in what way the source was recognised, in words.
+        tensors: by canonical name.
+        num_prefix: rows of ``pos_embed`` before those of the patches.
+        needs: what no tensor shows.
+        num_heads: attention heads of this width; None: unknown.
+        normalisation: of the images; None: unknown.
+        dropped: keys of the file that detection has no use for.
+        zero_key_biases: canonical names of biases whose keys' part is zero.
+        notes: what the user should know.
+    """
+
+    source: Source
+    how: str
+    tensors: Mapping[str, Tensor]
+    num_prefix: int
+    needs: Needs
+    num_heads: int | None
+    normalisation: Normalisation | None
+    dropped: tuple[str, ...]
+    zero_key_biases: tuple[str, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+        return self.tensors[STEM].shape[0]
+
+    @property
+    def patch_size(self) -> int:
+        """Side of a patch in pixels."""
+        return self.tensors[STEM].shape[-1]
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks."""
+        return 1 + max((int(n) for name in self.tensors for n in _BLOCK.findall(name)), default=-1)
+
+
+def convert(path: str, file: Unwrapped, source: Source, how: str) -> Encoder:
+    """Bring an encoder to our names.
+
+    Args:
+        path: of the file, for messages.
+        file: the unwrapped content.
+        source: it is of.
+        how: as of `Encoder`.
+
+    Raises:
+        WeightsError: the source's files cannot be used, keys are unknown, or parts are missing.
+    """
+    reason = source.refuse(file)
+    if reason is not None:
+        raise WeightsError(f"{path}: {source.title}: {reason}")
+    renamed = rename(file.state, source.table_of(file))
+    unknown = [*renamed.unknown, *(k for k in file.beside if not matches_any(k, source.beside))]
+    if unknown:
+        raise WeightsError(
+            f"{path}: read as {source.title} ({how}), which has no such keys: "
+            f"{_listed(unknown)}. Every key of a file must be known, so that nothing is lost "
+            "unseen; name the right source, or remove these keys where the file was made"
+        )
+    if renamed.problems:
+        raise WeightsError(f"{path}: read as {source.title} ({how}): {'; '.join(renamed.problems)}")
+    tensors = renamed.tensors
+    if STEM not in tensors:
+        raise WeightsError(f"{path}: read as {source.title} ({how}): no patch embedding in it")
+    width = tensors[STEM].shape[0]
+    return Encoder(
+        source=source,
+        how=how,
+        tensors=tensors,
+        num_prefix=source.num_prefix(file),
+        needs=source.needs(file),
+        num_heads=source.heads_of(file).get(width),
+        normalisation=source.normalisation_of(file),
+        dropped=(*renamed.dropped, *file.beside),
+        zero_key_biases=tuple(renamed.zero_key_biases),
+        notes=source.notes(file),
+    )
+
+
+def named_after(layout: Source, origin: Source) -> Source:
+    """Return a layout that several sources share, as one of them.
+
+    Args:
+        layout: how the keys are.
+        origin: where they come from; gives the name, the image statistics and the heads.
+    """
+    return dataclasses.replace(
+        layout,
+        name=origin.name,
+        title=origin.title,
+        normalisation=origin.normalisation,
+        heads=origin.heads,
+    )
+
+
+def _listed(names: list[str]) -> str:
+    shown = ", ".join(names[:20])
+    return f"{shown} and {len(names) - 20} more" if len(names) > 20 else shown

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Declarative renaming of the keys of a state dict, with every key accounted for.
+
+A table maps patterns of a source's keys to names of ours. In a pattern ``{n}`` stands for a number
+and ``{rest}`` for any text; the same fields in the target repeat what they matched. The first
+pattern that matches a whole key decides; a key that none matches is unknown, which is an error of
+the caller. Tensors may be on the meta device.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+
+import torch
+from torch import Tensor
+
+_FIELDS = {"n": r"(?P<n>\d+)", "rest": r"(?P<rest>.+)"}
+_QUERY, _KEY, _VALUE = range(3)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The rows of queries (0), keys (1) or values (2) in a matrix or bias that holds all three.
+
+    Keys without a bias have zeros in it: a bias of keys adds the same to all logits of a query.
+    """
+
+    target: str
+    index: int
+
+
+@dataclass(frozen=True)
+class Take:
+    """A tensor that is changed on its way: transposed, flattened, cut."""
+
+    target: str
+    transform: Callable[[Tensor], Tensor]
+
+
+# None: dropped, on purpose.
+Target = str | Part | Take | None
+KeyTable = Mapping[str, Target]
+
+
+@dataclass(kw_only=True)
+class Renamed:
+    """What a table made of a state dict.
+
+    Attributes:
+        tensors: by our names.
+        dropped: keys that the table drops.
+        unknown: keys that it does not know.
+        zero_key_biases: our names of biases whose part of the keys is zero.
+        problems: what contradicts the table, in words.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    zero_key_biases: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+
+def rename(state: Mapping[str, Tensor], table: KeyTable) -> Renamed:
+    """Rename a state dict.
+
+    Args:
+        state: tensors by the source's keys.
+        table: for every one of them.
+    """
+    result = Renamed()
+    parts: dict[str, dict[int, Tensor]] = {}
+    for key, tensor in state.items():
+        found = _find(key, table)
+        if found is None:
+            result.unknown.append(key)
+            continue
+        target, fields = found
+        if target is None:
+            result.dropped.append(key)
+        elif isinstance(target, Part):
+            parts.setdefault(_fill(target.target, fields), {})[target.index] = tensor
+        else:
+            taken = target.transform(tensor) if isinstance(target, Take) else tensor
+            name = _fill(target if isinstance(target, str) else target.target, fields)
+            if name in result.tensors:
+                result.problems.append(f"{key}: another key gives {name} already")
+            result.tensors[name] = taken
+    for name, found_parts in parts.items():
+        _join(name, found_parts, result)
+    return result
+
+
+def matches_any(key: str, patterns: tuple[str, ...]) -> bool:
+    """Whether a key matches one of the patterns."""
+    return any(_compiled(pattern).fullmatch(key) for pattern in patterns)
+
+
+def _join(name: str, parts: dict[int, Tensor], result: Renamed) -> None:
+    """Put queries, keys and values one below the other."""
+    if name in result.tensors:
+        result.problems.append(f"{name}: given in one piece and in parts")
+        return
+    if _KEY not in parts and _QUERY in parts and parts[_QUERY].dim() == 1:
+        parts[_KEY] = torch.zeros_like(parts[_QUERY])
+        result.zero_key_biases.append(name)
+    missing = [word for i, word in enumerate(("queries", "keys", "values")) if i not in parts]
+    if missing:
+        result.problems.append(f"{name}: the file has no part for the {' and the '.join(missing)}")
+        return
+    result.tensors[name] = torch.cat([parts[i] for i in (_QUERY, _KEY, _VALUE)])
+
+
+def _find(key: str, table: KeyTable) -> tuple[Target, dict[str, str]] | None:
+    for pattern, target in table.items():
+        found = _compiled(pattern).fullmatch(key)
+        if found:
+            return target, found.groupdict()
+    return None
+
+
+def _fill(template: str, fields: Mapping[str, str]) -> str:
+    for name, text in fields.items():
+        template = template.replace(f"{{{name}}}", text)
+    return template
+
+
+@cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """Return the regular expression of a pattern.
+
+    Raises:
+        ValueError: the pattern has an unknown field.
+    """
+    pieces = re.split(r"\{(\w+)\}", pattern)
+    unknown = set(pieces[1::2]) - set(_FIELDS)
+    if unknown:
+        raise ValueError(f"pattern {pattern!r}: expected the fields n and rest, got {unknown}")
+    return re.compile("".join(_FIELDS[p] if i % 2 else re.escape(p) for i, p in enumerate(pieces)))

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether a model is what an encoder was trained as: every difference is an error or a note.
+
+A part that is left out, or a wrong activation, gives features that look right and are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+from vitdet_d2.errors import WeightsError
+from vitdet_d2.pretrained.encoder import BLOCK_BIAS, POSITIONS, SHARED_BIAS, Encoder
+from vitdet_d2.pretrained.traits import Traits
+
+# Where recipes keep the options of the ViT.
+RECIPE_PREFIX = "model.backbone.net."
+
+
+_SHARED, _PER_BLOCK = "rel_pos_bias=shared", "rel_pos_bias=per_block"
+
+
+class _Lack(NamedTuple):
+    what: str
+    keys: list[str]
+    option: str
+
+
+# Part of a name, what it is, the option that makes it, the option that leaves it out: the function of
+# the model depends on it either way.
+_BOTH_WAYS = (
+    ("norm_pre.", "a norm before the blocks", "pre_norm=True", "pre_norm=False"),
+    (".mlp.w1.", "gated perceptrons", "mlp=swiglu", "mlp=gelu"),
+    (".mlp.ffn_ln.", "norms in its perceptrons", "mlp_norm=True", "mlp_norm=False"),
+)
+# Part of a name, parts of the names in a model that take it, what it is, the option: a model that has
+# it, and a file that has not, go together, since it starts as nothing.
+_IN_THE_FILE = (
+    (".ls1.gamma", (".ls1.gamma",), "LayerScale", "layer_scale_init=1.0"),
+    (SHARED_BIAS, ("rel_pos_bias_", BLOCK_BIAS), "a bias of relative positions", _SHARED),
+    (f".{BLOCK_BIAS}", (f".{BLOCK_BIAS}",), "biases of relative positions", _PER_BLOCK),
+    (".attn.rel_pos_h", (".attn.rel_pos_h",), "relative positions", "use_rel_pos=True"),
+    (POSITIONS, (POSITIONS,), "absolute positions", "use_abs_pos=True"),
+    (".attn.qkv.bias", (".attn.qkv.bias", ".attn.q_bias"), "biases of queries", "qkv_bias=True"),
+)
+
+
+def check_needs(
+    path: str, encoder: Encoder, model: Collection[str], traits: Traits, *, keep_layer_scale: bool
+) -> tuple[str, ...]:
+    """Compare an encoder with a ViT.
+
+    Args:
+        path: of the file, for messages.
+        encoder: from the file.
+        model: names in the state dict of the ViT.
+        traits: of the ViT.
+        keep_layer_scale: whether LayerScale must not be folded into the layers before it.
+
+    Returns:
+        Notes on differences that are small, or that nothing can be done about.
+
+    Raises:
+        WeightsError: the model lacks what the encoder needs, or has what it was trained without;
+            all of it is named, with the options that cure it.
+    """
+    lacks = [
+        *_lacks_of_tensors(encoder, model, keep_layer_scale),
+        *_lacks_of_facts(encoder, traits),
+    ]
+    if lacks:
+        wanted = "; ".join(
+            f"{lack.what}{f' ({_some(lack.keys)})' if lack.keys else ''}" for lack in lacks
+        )
+        options = " ".join(f"{RECIPE_PREFIX}{lack.option}" for lack in lacks)
+        raise WeightsError(
+            f"{path}: {encoder.source.title} does not fit this ViT: {wanted}. In a recipe: "
+            f"{options}"
+        )
+    return tuple(_notes(encoder, traits))
+
+
+def _lacks_of_tensors(
+    encoder: Encoder, model: Collection[str], keep_layer_scale: bool
+) -> Iterator[_Lack]:
+    for part, words, option, without in _BOTH_WAYS:
+        keys = [name for name in encoder.tensors if part in name]
+        modelled = any(part in name for name in model)
+        if keys and not modelled:
+            yield _Lack(f"it has {words}", keys, option)
+        elif modelled and not keys:
+            yield _Lack(f"it has no {words}", [], without)
+    for part, takers, words, option in _IN_THE_FILE:
+        keys = [name for name in encoder.tensors if part in name]
+        may_fold = part.startswith(".ls") and not keep_layer_scale
+        if keys and not may_fold and not any(taker in name for name in model for taker in takers):
+            yield _Lack(f"it has {words}", keys, option)
+
+
+def _lacks_of_facts(encoder: Encoder, traits: Traits) -> Iterator[_Lack]:
+    needs = encoder.needs
+    if needs.rope != traits.rope:
+        words = f"it has {needs.rope} rotary positions" if needs.rope else "no rotary positions"
+        yield _Lack(words, [], f"rope={needs.rope or 'null'}")
+    if (
+        traits.act is not None
+        and "quick_gelu" in (needs.act, traits.act)
+        and (needs.act != traits.act)
+    ):
+        yield _Lack(f"trained with {needs.act}, the model has {traits.act}", [], f"act={needs.act}")
+    if None not in (encoder.num_heads, traits.num_heads) and encoder.num_heads != traits.num_heads:
+        yield _Lack(
+            f"a ViT of width {encoder.width} has {encoder.num_heads} attention heads there, the "
+            f"model {traits.num_heads} (the shapes are the same, the features are not)",
+            [],
+            f"num_heads={encoder.num_heads}",
+        )
+
+
+def _notes(encoder: Encoder, traits: Traits) -> Iterator[str]:
+    needs = encoder.needs
+    if traits.eps is not None and needs.eps != traits.eps:
+        yield (
+            f"layer norms were trained with eps={needs.eps:g}, the model has {traits.eps:g}: "
+            f"{RECIPE_PREFIX}norm_layer.eps={needs.eps:g} gives the same features"
+        )
+    if needs.act != traits.act and "gelu_tanh" in (needs.act, traits.act):
+        yield f"trained with {needs.act}, the model has {traits.act or 'another activation'}"
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (f" and {len(keys) - 3} more" if len(keys) > 3 else "")

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which source a file is of: told by the user, or seen in its keys and shapes."""
+
+from __future__ import annotations
+
+from vitdet_d2.backbones.option_checks import nearest
+from vitdet_d2.errors import RecipeError, WeightsError
+from vitdet_d2.pretrained.container import Unwrapped
+from vitdet_d2.pretrained.encoder import Encoder, convert, named_after
+from vitdet_d2.pretrained.source import Source
+from vitdet_d2.pretrained.sources import SOURCES
+
+
+def encoder_of(path: str, file: Unwrapped, source: str | None = None) -> Encoder:
+    """Recognise an encoder, and bring it to our names.
+
+    Args:
+        path: of the file, for messages.
+        file: its unwrapped content.
+        source: its name, where the user knows it.
+
+    Raises:
+        RecipeError: there is no source of that name.
+        WeightsError: the file is of no source, of another one, or cannot be used.
+    """
+    layout = next((s for s in SOURCES if s.matches(file)), None)
+    if source is None:
+        if layout is None:
+            raise WeightsError(f"{path}: of no known source. {_described(file)}")
+        return convert(path, file, layout, "recognised by its keys")
+    origin = named_source(source)
+    if layout is None or layout.name == origin.name or origin.matches(file):
+        return convert(path, file, origin, "as named")
+    if layout.normalisation_of(file) is not None:
+        raise WeightsError(
+            f"{path}: named {origin.name}, but its keys are those of {layout.title}; name it "
+            f"{layout.name}, or leave the name out"
+        )
+    return convert(path, file, named_after(layout, origin), f"as named; keys of {layout.title}")
+
+
+def named_source(name: str) -> Source:
+    """Return a source by name.
+
+    Raises:
+        RecipeError: there is none.
+    """
+    found = {source.name: source for source in SOURCES}
+    if name not in found:
+        raise RecipeError(
+            f"source: expected one of {', '.join(sorted(found))}, got {name!r}"
+            f"{nearest(name, found)}"
+        )
+    return found[name]
+
+
+def _described(file: Unwrapped) -> str:
+    names = list(file.state)
+    inside = f" below {' '.join(map(repr, file.wrappers))}" if file.wrappers else ""
+    return (
+        f"It has {len(names)} tensors{inside}, such as {', '.join(names[:4])}; name its source if "
+        "it has one of those listed in docs/pretrained.md, or rename the keys to those of a plain "
+        "ViT (pos_embed, patch_embed.proj.weight, blocks.0.norm1.weight, ...)"
+    )
