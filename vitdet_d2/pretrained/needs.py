@@ -26,15 +26,15 @@ class _Lack(NamedTuple):
     option: str
 
 
-# Part of a name, what it is, the option that makes it, the option that leaves it out: the function of
-# the model depends on it either way.
+# Part of a name, what it is, the option that makes it, the option that leaves it out. The
+# function of the model depends on it either way.
 _BOTH_WAYS = (
     ("norm_pre.", "a norm before the blocks", "pre_norm=True", "pre_norm=False"),
     (".mlp.w1.", "gated perceptrons", "mlp=swiglu", "mlp=gelu"),
     (".mlp.ffn_ln.", "norms in its perceptrons", "mlp_norm=True", "mlp_norm=False"),
 )
-# Part of a name, parts of the names in a model that take it, what it is, the option: a model that has
-# it, and a file that has not, go together, since it starts as nothing.
+# Part of a name, parts of the names in a model that take it, what it is, the option. A model that
+# has it, and a file that has not, go together, since it starts as nothing.
 _IN_THE_FILE = (
     (".ls1.gamma", (".ls1.gamma",), "LayerScale", "layer_scale_init=1.0"),
     (SHARED_BIAS, ("rel_pos_bias_", BLOCK_BIAS), "a bias of relative positions", _SHARED),
