@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Goldens of MAE: ``python -m tests.pretrained.goldens.make_mae CHECKOUT`` of facebookresearch/mae."""
+"""Goldens of MAE: ``python -m tests.pretrained.goldens.make_mae CHECKOUT`` of mae."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Golden of MSN: ``python -m tests.pretrained.goldens.make_msn CHECKOUT`` of facebookresearch/msn."""
+"""Golden of MSN: ``python -m tests.pretrained.goldens.make_msn CHECKOUT`` of msn."""
 
 from __future__ import annotations
 
