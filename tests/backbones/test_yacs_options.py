@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ def test_every_argument_is_an_option_with_its_default() -> None:
         assert set(node) == {name.upper() for name in parameters if name not in excluded} | own
         for name, parameter in parameters.items():
             is_plain = isinstance(parameter.default, int | float | str | tuple | None)
-            if is_plain and name not in {*excluded, "top_block"}:
+            if is_plain and name not in {*excluded, "top_block", "qkv_bias"}:
                 assert node[name.upper()] == parameter.default, name
     # Plain values only: the configuration can be written and read.
     again = get_cfg()
@@ -83,6 +84,28 @@ def test_every_option_arrives(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> 
     assert any(isinstance(module, nn.SiLU) for module in net.modules())
 
 
+def test_parts_of_pretrained_models(cfg: CfgNode, tmp_path: Path) -> None:
+    """By a file: yacs compares the types of what it merges with those of the defaults."""
+    file = tmp_path / "parts.yaml"
+    file.write_text(
+        "MODEL:\n  VIT: {QKV_BIAS: qv, LAYER_SCALE_INIT: 0.5, ACT: null, MLP: swiglu, "
+        "MLP_NORM: true, PRE_NORM: true, ROPE: half}\n",
+        encoding="ascii",
+    )
+    cfg.merge_from_file(str(file))
+    net = build_backbone(cfg)
+    assert (net.qkv_bias, net.layer_scale_init, net.act, net.mlp) == ("qv", 0.5, None, "swiglu")
+    assert (net.mlp_norm, net.pre_norm, net.rope) == (True, True, "half")
+    assert "blocks.0.attn.q_bias" in net.state_dict()
+
+
+@pytest.mark.parametrize(("value", "meant"), [(None, True), (True, True), (False, False)])
+def test_qkv_bias_of_none_is_the_default(cfg: CfgNode, value: bool | None, meant: bool) -> None:
+    assert cfg.MODEL.VIT.QKV_BIAS is None
+    cfg.MODEL.VIT.QKV_BIAS = value
+    assert ("blocks.0.attn.qkv.bias" in build_backbone(cfg).state_dict()) is meant
+
+
 def test_the_pyramid_stands_on_the_last_map(cfg: CfgNode) -> None:
     cfg.MODEL.BACKBONE.NAME = "build_vit_simple_feature_pyramid_backbone"
     cfg.MODEL.VIT.OUT_BLOCK_INDEXES = (0,)
@@ -109,7 +132,9 @@ def test_size(size: str, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"WINDOW_SIZ": 14}, r"MODEL\.VIT: unknown WINDOW_SIZ \(did you mean WINDOW_SIZE\?\)"),
         ({"DEPTH": "12"}, r"MODEL\.VIT\.DEPTH: expected int, got '12' \(str\)"),
         ({"DEPTH": True}, r"MODEL\.VIT\.DEPTH: expected int, got True \(bool\)"),
-        ({"QKV_BIAS": 1}, r"MODEL\.VIT\.QKV_BIAS: expected bool, got 1 \(int\)"),
+        ({"QKV_BIAS": 1}, r"MODEL\.VIT\.QKV_BIAS: expected bool or 'qv', got 1 \(int\)"),
+        ({"QKV_BIAS": "q"}, r"QKV_BIAS: expected bool or 'qv', got 'q' \(str\)"),
+        ({"ACT": "quickgelu"}, r"got 'quickgelu' \(str\) \(did you mean quick_gelu\?\)"),
         ({"MLP_RATIO": None}, r"MODEL\.VIT\.MLP_RATIO: expected float, got None"),
         ({"CROSS_WINDOW": "globl"}, r"'global' or 'conv' .* got 'globl' .*did you mean global\?"),
         ({"CROSS_WINDOW_INDEXES": [1.5]}, r"expected a list of int or None, got \[1\.5\]"),

@@ -2,7 +2,8 @@
 """The plain Vision Transformer as a detection backbone: one map at the stride of a patch.
 
 Arguments, state-dict keys, initialisation and numerics are Detectron2's; what it lacks (strategies
-across windows by name, maps of several blocks) is off by default. Images ``(B, C, H, W)``; token
+across windows by name, maps of several blocks, parts that some pre-trained models have) is off by
+default. Images ``(B, C, H, W)``; token
 maps ``(B, h, w, C)`` with ``h = H // patch_size``.
 
 Source: ViTDet, arXiv 2203.16527, section 3; equals `ViT` in detectron2/modeling/backbone/vit.py.
@@ -17,15 +18,18 @@ from detectron2.modeling.backbone.backbone import Backbone
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vitdet_d2.backbones.block_options import check_block_options
 from vitdet_d2.backbones.cross_window import CrossWindow, plan_blocks
 from vitdet_d2.backbones.placement import check_block_indexes
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.layers.absolute_position import get_abs_pos
+from vitdet_d2.layers.activation import ACTIVATIONS, Activation
 from vitdet_d2.layers.attend import AttentionMethod
-from vitdet_d2.layers.attention import Attention
-from vitdet_d2.layers.block import Block
+from vitdet_d2.layers.attention import Attention, QkvBias
+from vitdet_d2.layers.block import Block, MlpKind
 from vitdet_d2.layers.patch_embed import PatchEmbed
 from vitdet_d2.layers.residual_block import ConvBlockKind
+from vitdet_d2.layers.rotary import RopeKind
 
 # Standard deviation of new weights and position embeddings, as in BERT, ViT and MAE.
 INIT_STD = 0.02
@@ -47,7 +51,7 @@ class ViT(Backbone):
         depth: int = 12,
         num_heads: int = 12,
         mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
+        qkv_bias: QkvBias = True,
         drop_path_rate: float = 0.0,
         norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
         act_layer: Callable[[], nn.Module] = nn.GELU,
@@ -65,6 +69,12 @@ class ViT(Backbone):
         cross_window_indexes: Sequence[int] | None = None,
         conv_block: ConvBlockKind = "bottleneck",
         out_block_indexes: Sequence[int] = (),
+        layer_scale_init: float | None = None,
+        act: Activation | None = None,
+        mlp: MlpKind = "gelu",
+        mlp_norm: bool = False,
+        pre_norm: bool = False,
+        rope: RopeKind | None = None,
     ) -> None:
         """Build the backbone.
 
@@ -77,7 +87,8 @@ class ViT(Backbone):
             depth: number of blocks.
             num_heads: attention heads of each block.
             mlp_ratio: hidden width of the perceptrons, in multiples of ``embed_dim``.
-            qkv_bias: whether query, key and value have a bias.
+            qkv_bias: whether query, key and value have a bias; ``"qv"``: query and value only, as
+                ``q_bias`` and ``v_bias`` (BEiT, EVA).
             drop_path_rate: rate of the last block; it grows linearly from 0 at the first.
             norm_layer: makes the norm of a given width.
             act_layer: makes the activation.
@@ -104,11 +115,43 @@ class ViT(Backbone):
                 ``"bottleneck"``.
             out_block_indexes: blocks, in increasing order, after which the map is returned, too,
                 as ``stage1``, ``stage2``, ...
+            layer_scale_init: first value of a learned factor for every channel of every branch
+                (BEiT, DeiT III, DINOv2, DINOv3); None: no factors.
+            act: the activation by name, ``"gelu"``, ``"quick_gelu"`` (OpenAI's CLIP) or
+                ``"gelu_tanh"`` (Google's ViT); None: ``act_layer``.
+            mlp: the perceptron, ``"gelu"``: two layers with the activation between them, or
+                ``"swiglu"``: gated by SiLU (EVA-02, DINOv2 g).
+            mlp_norm: whether the gated perceptron has a norm of its hidden layer (EVA-02).
+            pre_norm: whether a norm stands before the first block (CLIP).
+            rope: rotary positions, ``"half"`` (DINOv3) or ``"interleaved"`` (EVA-02), see
+                `vitdet_d2.layers.rotary`; None: none.
 
         Raises:
             RecipeError: arguments that contradict each other, or blocks that do not exist.
         """
         super().__init__()
+        check_block_options(
+            embed_dim=embed_dim,
+            num_heads=num_heads,
+            qkv_bias=qkv_bias,
+            layer_scale_init=layer_scale_init,
+            act=act,
+            has_act_layer=act_layer is not nn.GELU,
+            mlp=mlp,
+            mlp_norm=mlp_norm,
+            rope=rope,
+        )
+        self.patch_size = patch_size
+        self.embed_dim = embed_dim
+        self.depth = depth
+        self.num_heads = num_heads
+        self.qkv_bias = qkv_bias
+        self.layer_scale_init = layer_scale_init
+        self.act = act
+        self.mlp = mlp
+        self.mlp_norm = mlp_norm
+        self.pre_norm = pre_norm
+        self.rope = rope
         self.pretrain_use_cls_token = pretrain_use_cls_token
         self.use_act_checkpoint = use_act_checkpoint
         self.patch_embed = PatchEmbed(
@@ -121,6 +164,8 @@ class ViT(Backbone):
         if use_abs_pos:
             num_tokens = (pretrain_img_size // patch_size) ** 2 + int(pretrain_use_cls_token)
             self.pos_embed = nn.Parameter(torch.zeros(1, num_tokens, embed_dim))
+
+        self.norm_pre = norm_layer(embed_dim) if pre_norm else None
 
         plans = plan_blocks(
             depth,
@@ -142,7 +187,7 @@ class ViT(Backbone):
                 qkv_bias=qkv_bias,
                 drop_path=rate,
                 norm_layer=norm_layer,
-                act_layer=act_layer,
+                act_layer=act_layer if act is None else ACTIVATIONS[act],
                 use_rel_pos=use_rel_pos,
                 rel_pos_zero_init=rel_pos_zero_init,
                 window_size=plan.window_size,
@@ -150,6 +195,10 @@ class ViT(Backbone):
                 input_size=(grid, grid),
                 conv_block=plan.conv_block or conv_block,
                 shift=plan.shift,
+                layer_scale_init=layer_scale_init,
+                rope=rope,
+                mlp=mlp,
+                mlp_norm=mlp_norm,
             )
             for plan, rate in zip(plans, rates, strict=True)
         )
@@ -198,6 +247,8 @@ class ViT(Backbone):
         if self.pos_embed is not None:
             hw = (x.shape[1], x.shape[2])
             x = x + get_abs_pos(self.pos_embed, self.pretrain_use_cls_token, hw)
+        if self.norm_pre is not None:
+            x = self.norm_pre(x)
         recompute = self.use_act_checkpoint and torch.is_grad_enabled()
         maps = {}
         for i, block in enumerate(self.blocks):

@@ -38,8 +38,15 @@ TOP_BLOCKS: dict[str, Callable[[], nn.Module] | None] = {
 _NO_VIT_OPTIONS = frozenset({"self", "return", "in_chans"})
 _NO_SFP_OPTIONS = frozenset({"self", "return", "net", "in_feature"})
 
-# Beside the signature, or in place of what it says. NORM_EPS: torch's default, as ViT's.
-_VIT_OWN: dict[str, Any] = {"SIZE": "", "NORM_LAYER": "LN", "NORM_EPS": 1e-5, "ACT_LAYER": "GELU"}
+# Beside the signature, or in place of what it says. NORM_EPS: torch's default, as ViT's. QKV_BIAS:
+# as ViT's; yacs lets None alone be replaced by values of several types, here a bool or "qv".
+_VIT_OWN: dict[str, Any] = {
+    "SIZE": "",
+    "NORM_LAYER": "LN",
+    "NORM_EPS": 1e-5,
+    "ACT_LAYER": "GELU",
+    "QKV_BIAS": None,
+}
 # The pyramid of the ViTDet recipes: strides 4 to 32 and 64, 256 channels.
 _SFP_OWN: dict[str, Any] = {
     "OUT_CHANNELS": 256,
@@ -103,6 +110,8 @@ def vit_arguments_from_options(given: Mapping[str, Any]) -> dict[str, Any]:
     eps = options.pop("NORM_EPS")
     activation = _by_name(ACT_LAYERS, options.pop("ACT_LAYER"), "MODEL.VIT.ACT_LAYER")
     options.update(_of_size(options.pop("SIZE"), options))
+    if options["QKV_BIAS"] is None:
+        options["QKV_BIAS"] = inspect.signature(ViT).parameters["qkv_bias"].default
     arguments = {option.lower(): value for option, value in options.items()}
     return {**arguments, "norm_layer": partial(norm, eps=eps), "act_layer": activation}
 
@@ -149,6 +158,8 @@ def _checked(
     hints = {name.upper(): hint for name, hint in get_type_hints(constructor).items()}
     own = {**_VIT_OWN, **_SFP_OWN}
     for option, value in given.items():
+        if option in own and own[option] is None and value is None:
+            continue
         hint = type(own[option]) if isinstance(own.get(option), str | float) else hints[option]
         check_type(f"{where}.{option}", value, hint)
     return {**defaults, **given}

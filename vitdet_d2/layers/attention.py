@@ -10,19 +10,28 @@ Swin, arXiv 2103.14030, section 3.2.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitdet_d2.layers.attend import AttentionMethod, Terms, attend
 from vitdet_d2.layers.relative_position import decomposed_terms
+from vitdet_d2.layers.rotary import RopeKind, Rotation, map_rotation, rotate, window_rotation
 from vitdet_d2.layers.shifted_window import effective_shift, wrap_terms
 from vitdet_d2.layers.window_partition import window_partition, window_unpartition
 
+# Which of query, key and value have a bias: all, none, or all but the key, whose bias the softmax
+# cancels.
+QkvBias = bool | Literal["qv"]
+
 
 class Attention(nn.Module):
-    """Self-attention with decomposed relative positions.
+    """Self-attention with decomposed relative positions, with rotary ones, or with none.
 
-    Parameters: ``qkv``, ``proj``, and with relative positions ``rel_pos_h`` and ``rel_pos_w``.
+    Parameters: ``qkv``, ``proj``, with relative positions ``rel_pos_h`` and ``rel_pos_w``, and with
+    biases of query and value alone ``q_bias`` and ``v_bias``.
     Attribute ``method`` chooses how the same numbers are computed, see `vitdet_d2.layers.attend`.
     """
 
@@ -30,24 +39,27 @@ class Attention(nn.Module):
 
     rel_pos_h: Tensor
     rel_pos_w: Tensor
+    q_bias: Tensor
+    v_bias: Tensor
 
     def __init__(
         self,
         dim: int,
         num_heads: int = 8,
-        qkv_bias: bool = True,
+        qkv_bias: QkvBias = True,
         use_rel_pos: bool = False,
         rel_pos_zero_init: bool = True,
         input_size: tuple[int, int] | None = None,
         window_size: int = 0,
         shift: int = 0,
+        rope: RopeKind | None = None,
     ) -> None:
         """Build the projections and the tables.
 
         Args:
             dim: channels of a token, a multiple of ``num_heads``.
             num_heads: number of heads.
-            qkv_bias: whether query, key and value have a bias.
+            qkv_bias: whether query, key and value have a bias; ``"qv"``: query and value only.
             use_rel_pos: whether relative positions are added to the logits.
             rel_pos_zero_init: whether their tables start at zero, and not at random.
             input_size: token grid ``(H, W)`` that the tables are made for; needed with
@@ -55,6 +67,8 @@ class Attention(nn.Module):
             window_size: side of the windows, in tokens; 0: attend over the whole map.
             shift: how far the windows are moved down and to the right, in tokens; below
                 ``window_size``.
+            rope: which rotary positions turn query and key, see `vitdet_d2.layers.rotary`; the
+                terms of relative positions use the query before that.
 
         Raises:
             ValueError: ``dim`` does not divide, ``input_size`` is missing, or the shift does not
@@ -68,12 +82,23 @@ class Attention(nn.Module):
         if shift and not 0 < shift < window_size:
             raise ValueError(f"shift: expected 0 <= shift < window_size={window_size}, got {shift}")
         head_dim = dim // num_heads
+        if rope is not None and head_dim % 4:
+            raise ValueError(
+                f"dim: expected a multiple of 4 * num_heads={4 * num_heads} with rope={rope!r}, "
+                f"got {dim}"
+            )
         self.num_heads = num_heads
+        self.head_dim = head_dim
         self.scale = head_dim**-0.5
         self.window_size = window_size
         self.shift = shift
         self.method = "auto"
-        self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias)
+        self.rope = rope
+        self.qkv_bias = qkv_bias
+        self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias is True)
+        if qkv_bias == "qv":
+            self.q_bias = nn.Parameter(torch.zeros(dim))
+            self.v_bias = nn.Parameter(torch.zeros(dim))
         self.proj = nn.Linear(dim, dim)
         self.use_rel_pos = use_rel_pos
         if use_rel_pos and input_size is not None:
@@ -96,22 +121,37 @@ class Attention(nn.Module):
         Returns:
             ``(B, H, W, C)``.
         """
-        qkv = self.qkv(x)
-        if self.window_size == 0:
-            return self.proj(self._attend(qkv))
         hw = (x.shape[1], x.shape[2])
+        bias = self._bias()
+        # `qkv` itself is called where it can be, for the sake of hooks on it.
+        qkv = F.linear(x, self.qkv.weight, bias) if self.qkv_bias == "qv" else self.qkv(x)
+        if self.window_size == 0:
+            rotation = self.rope and map_rotation(self.rope, hw, self.head_dim, qkv)
+            return self.proj(self._attend(qkv, rotation=rotation))
         shift = effective_shift(hw, self.window_size, self.shift)
-        windows, pad_hw = window_partition(qkv, self.window_size, self.qkv.bias, shift)
+        windows, pad_hw = window_partition(qkv, self.window_size, bias, shift)
         wraps = wrap_terms(pad_hw, self.window_size, shift, qkv) if any(shift) else None
-        out = self._attend(windows, wraps)
+        rotation = self.rope and window_rotation(
+            self.rope, hw, pad_hw, self.window_size, shift, self.head_dim, qkv
+        )
+        out = self._attend(windows, wraps, rotation)
         return self.proj(window_unpartition(out, self.window_size, pad_hw, hw, shift))
 
-    def _attend(self, qkv: Tensor, wraps: Terms | None = None) -> Tensor:
+    def _bias(self) -> Tensor | None:
+        """Return the bias ``(3 * C,)`` of query, key and value, if there is any."""
+        if self.qkv_bias == "qv":
+            return torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
+        return self.qkv.bias
+
+    def _attend(
+        self, qkv: Tensor, wraps: Terms | None = None, rotation: Rotation | None = None
+    ) -> Tensor:
         """Map ``(B, H, W, 3 * C)`` to ``(B, H, W, C)``.
 
         Args:
             qkv: queries, keys and values side by side.
             wraps: terms ``(nw, 1, N, .)`` of the ``nw`` windows of every image, image by image.
+            rotation: cosines and sines ``(nw, 1, N, .)``, likewise.
         """
         B, H, W, _ = qkv.shape
         # (B, H, W, 3 * C) -> 3 x (B, heads, N, C / heads)
@@ -119,6 +159,8 @@ class Attention(nn.Module):
         terms = None
         if self.use_rel_pos:
             terms = decomposed_terms(q, self.rel_pos_h, self.rel_pos_w, (H, W))
+        if self.rope is not None and rotation is not None:
+            q, k = rotate(q, rotation, self.rope), rotate(k, rotation, self.rope)
         if wraps is not None:
             terms = _add_wraps(terms, wraps, B)
         out = attend(q, k, v, terms, self.scale, self.method)

@@ -7,24 +7,34 @@ Source: ViTDet, arXiv 2203.16527, section 3; equals `Block` in detectron2/modeli
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 from torch import Tensor, nn
 
-from vitdet_d2.layers.attention import Attention
+from vitdet_d2.layers.attention import Attention, QkvBias
 from vitdet_d2.layers.drop_path import DropPath
-from vitdet_d2.layers.mlp import Mlp
+from vitdet_d2.layers.layer_scale import LayerScale
+from vitdet_d2.layers.mlp import Mlp, hidden_width
 from vitdet_d2.layers.residual_block import ConvBlockKind, make_conv_block
+from vitdet_d2.layers.rotary import RopeKind
+from vitdet_d2.layers.swiglu import SwiGLU
+
+MlpKind = Literal["gelu", "swiglu"]
 
 
 class Block(nn.Module):
     """Attention, perceptron, and after them, if asked for, a convolutional residual block."""
+
+    ls1: nn.Module
+    ls2: nn.Module
+    mlp: nn.Module
 
     def __init__(
         self,
         dim: int,
         num_heads: int,
         mlp_ratio: float = 4.0,
-        qkv_bias: bool = True,
+        qkv_bias: QkvBias = True,
         drop_path: float = 0.0,
         norm_layer: Callable[[int], nn.Module] = nn.LayerNorm,
         act_layer: Callable[[], nn.Module] = nn.GELU,
@@ -35,6 +45,10 @@ class Block(nn.Module):
         input_size: tuple[int, int] | None = None,
         conv_block: ConvBlockKind = "bottleneck",
         shift: int = 0,
+        layer_scale_init: float | None = None,
+        rope: RopeKind | None = None,
+        mlp: MlpKind = "gelu",
+        mlp_norm: bool = False,
     ) -> None:
         """Build the block.
 
@@ -42,7 +56,7 @@ class Block(nn.Module):
             dim: channels of a token.
             num_heads: number of attention heads.
             mlp_ratio: hidden width of the perceptron, in multiples of ``dim``.
-            qkv_bias: whether query, key and value have a bias.
+            qkv_bias: whether query, key and value have a bias; ``"qv"``: query and value only.
             drop_path: probability that a sample leaves a branch out in training.
             norm_layer: makes the norm of a given width.
             act_layer: makes the activation.
@@ -53,6 +67,11 @@ class Block(nn.Module):
             input_size: token grid ``(H, W)`` of the whole map, for global relative positions.
             conv_block: the kind of that residual block.
             shift: how far the windows are moved down and to the right, in tokens.
+            layer_scale_init: first value of the factors of both branches; None: no factors.
+            rope: which rotary positions turn query and key, if any.
+            mlp: the perceptron: ``"gelu"``, two layers with ``act_layer`` between them, or
+                ``"swiglu"``, gated.
+            mlp_norm: whether the gated one has a norm of its hidden layer.
         """
         super().__init__()
         self.norm1 = norm_layer(dim)
@@ -65,10 +84,17 @@ class Block(nn.Module):
             input_size=(window_size, window_size) if window_size else input_size,
             window_size=window_size,
             shift=shift,
+            rope=rope,
         )
+        self.ls1 = _layer_scale(dim, layer_scale_init)
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
         self.norm2 = norm_layer(dim)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio), act_layer=act_layer)
+        hidden = hidden_width(dim, mlp_ratio)
+        if mlp == "swiglu":
+            self.mlp = SwiGLU(dim, hidden, norm_layer=norm_layer if mlp_norm else None)
+        else:
+            self.mlp = Mlp(dim, hidden, act_layer=act_layer)
+        self.ls2 = _layer_scale(dim, layer_scale_init)
         self.window_size = window_size
         self.use_residual_block = use_residual_block
         if use_residual_block:
@@ -76,8 +102,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map a token map ``(B, H, W, C)`` to the same shape."""
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        x = x + self.drop_path(self.mlp(self.norm2(x)))
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
+        x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
         if self.use_residual_block:
             x = self.residual(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return x
+
+
+def _layer_scale(dim: int, init: float | None) -> nn.Module:
+    return nn.Identity() if init is None else LayerScale(dim, init)

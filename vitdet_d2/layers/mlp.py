@@ -10,6 +10,19 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
+# How near below a whole number a width is that number: 1536 * (4096 / 1536) need not be 4096.
+_ROUNDING = 1e-3
+
+
+def hidden_width(dim: int, mlp_ratio: float) -> int:
+    """Return the hidden width of a perceptron: rounded down, but not for the error of a quotient.
+
+    Args:
+        dim: channels of a token.
+        mlp_ratio: hidden width in multiples of ``dim``, such as 4, or 4096 / 1536.
+    """
+    return int(dim * mlp_ratio + _ROUNDING)
+
 
 class Mlp(nn.Module):
     """Linear, activation, linear; parameters ``fc1`` and ``fc2``."""
