@@ -43,7 +43,7 @@ def fill(name: str, shape: Sequence[int]) -> Tensor:
         return 0.6 + 0.2 * noise
     if len(shape) == 1 or last == "bias":
         return 0.2 * noise
-    if last == "weight":
+    if last in ("weight", "in_proj_weight"):
         return noise / math.sqrt(math.prod(shape[1:]))
     if last == "kernel":  # flax: inputs first
         return noise / math.sqrt(math.prod(shape[:-1]))
