@@ -45,6 +45,7 @@ TEST = [
     "pytest>=8",
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",
+    "scipy>=1.10",
     "shapely>=2",
     "transformers>=5",
     "build>=1",
