@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DINOv3 as transformers stores it: rotary positions only, and no bias of the keys.
+
+Source: huggingface/transformers, ``models/dinov3_vit``.
+"""
+
+from __future__ import annotations
+
+from vitdet_d2.pretrained.container import Unwrapped
+from vitdet_d2.pretrained.key_table import KeyTable
+from vitdet_d2.pretrained.normalisation import IMAGENET
+from vitdet_d2.pretrained.source import Needs, Source
+from vitdet_d2.pretrained.sources.hugging_face_names import (
+    ATTENTION,
+    EMBEDDINGS,
+    GATED,
+    LAYER_SCALE,
+    blocks,
+)
+
+_PATCHES = "embeddings.patch_embeddings.weight"
+# On disk, in memory since version 5, and in memory of a backbone.
+_PLACES = ("layer", "model.layer", "encoder.layer")
+_NORMS: KeyTable = {
+    "norm1.{rest}": "norm1.{rest}",
+    "norm2.{rest}": "norm2.{rest}",
+}
+_UNGATED: KeyTable = {
+    "mlp.up_proj.{rest}": "mlp.fc1.{rest}",
+    "mlp.down_proj.{rest}": "mlp.fc2.{rest}",
+}
+
+
+def _matches(file: Unwrapped) -> bool:
+    return _PATCHES in file.state
+
+
+def _table(file: Unwrapped) -> KeyTable:
+    """The last layer of a gated perceptron has the name that it has without a gate."""
+    gated = any(".mlp.gate_proj." in name for name in file.state)
+    return {
+        **EMBEDDINGS,
+        "embeddings.patch_embeddings.{rest}": "patch_embed.proj.{rest}",
+        **blocks(_NORMS, ATTENTION, LAYER_SCALE, GATED if gated else _UNGATED, places=_PLACES),
+        "norm.{rest}": None,
+    }
+
+
+def _needs(file: Unwrapped) -> Needs:  # noqa: ARG001
+    return Needs(eps=1e-5, rope="half")
+
+
+def _no_positions(file: Unwrapped) -> int:  # noqa: ARG001
+    return 0
+
+
+HUGGING_FACE_DINOV3 = Source(
+    name="hugging_face_dinov3",
+    title="DINOv3 of Hugging Face",
+    matches=_matches,
+    table=_table,
+    normalisation=IMAGENET,
+    num_prefix=_no_positions,
+    needs=_needs,
+)
