@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vitdet_d2.pretrained.key_table import KeyTable, Part, Take, matches_any, rename
+from vitdet_d2.pretrained.key_table import Halves, KeyTable, Part, Take, matches_any, rename
 
 TABLE: KeyTable = {
     "layer.{n}.norm.{rest}": "blocks.{n}.norm1.{rest}",
@@ -56,6 +56,15 @@ def test_keys_without_a_bias_have_zeros_and_without_a_matrix_are_a_problem() -> 
     assert result.problems == [
         "blocks.0.attn.qkv.bias: the file has no part for the queries and the keys"
     ]
+
+
+def test_halves_are_two_of_ours() -> None:
+    table: KeyTable = {"{n}.in.{rest}": Halves("blocks.{n}.w1.{rest}", "blocks.{n}.w2.{rest}")}
+    tensors = rename({"3.in.bias": torch.arange(4)}, table).tensors
+    assert {name: value.tolist() for name, value in tensors.items()} == {
+        "blocks.3.w1.bias": [0, 1],
+        "blocks.3.w2.bias": [2, 3],
+    }
 
 
 def test_two_keys_for_one_name_are_a_problem() -> None:

@@ -10,7 +10,7 @@ the caller. Tensors may be on the meta device.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -40,8 +40,16 @@ class Take:
     transform: Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class Halves:
+    """A matrix or bias whose upper and lower half of rows are two of ours: gate and value."""
+
+    first: str
+    second: str
+
+
 # None: dropped, on purpose.
-Target = str | Part | Take | None
+Target = str | Part | Take | Halves | None
 KeyTable = Mapping[str, Target]
 
 
@@ -84,11 +92,10 @@ def rename(state: Mapping[str, Tensor], table: KeyTable) -> Renamed:
         elif isinstance(target, Part):
             parts.setdefault(_fill(target.target, fields), {})[target.index] = tensor
         else:
-            taken = target.transform(tensor) if isinstance(target, Take) else tensor
-            name = _fill(target if isinstance(target, str) else target.target, fields)
-            if name in result.tensors:
-                result.problems.append(f"{key}: another key gives {name} already")
-            result.tensors[name] = taken
+            for name, taken in _taken(target, tensor, fields):
+                if name in result.tensors:
+                    result.problems.append(f"{key}: another key gives {name} already")
+                result.tensors[name] = taken
     for name, found_parts in parts.items():
         _join(name, found_parts, result)
     return result
@@ -97,6 +104,20 @@ def rename(state: Mapping[str, Tensor], table: KeyTable) -> Renamed:
 def matches_any(key: str, patterns: tuple[str, ...]) -> bool:
     """Whether a key matches one of the patterns."""
     return any(_compiled(pattern).fullmatch(key) for pattern in patterns)
+
+
+def _taken(
+    target: str | Take | Halves, tensor: Tensor, fields: Mapping[str, str]
+) -> Iterator[tuple[str, Tensor]]:
+    """Name a tensor, or what is made of it."""
+    if isinstance(target, str):
+        yield _fill(target, fields), tensor
+    elif isinstance(target, Take):
+        yield _fill(target.target, fields), target.transform(tensor)
+    else:
+        middle = tensor.shape[0] // 2
+        yield _fill(target.first, fields), tensor[:middle]
+        yield _fill(target.second, fields), tensor[middle:]
 
 
 def _join(name: str, parts: dict[int, Tensor], result: Renamed) -> None:

@@ -55,10 +55,6 @@ def _matches(file: Unwrapped) -> bool:
     return {"embeddings.patch_embedding.weight", "pre_layrnorm.weight"} <= file.state.keys()
 
 
-def _never(file: Unwrapped) -> bool:  # noqa: ARG001
-    return False
-
-
 def _class_token(file: Unwrapped) -> int:  # noqa: ARG001
     return 1
 
@@ -78,6 +74,10 @@ def _notes(file: Unwrapped) -> tuple[str, ...]:  # noqa: ARG001
     )
 
 
+def _no_notes(file: Unwrapped) -> tuple[str, ...]:  # noqa: ARG001
+    return ()
+
+
 HUGGING_FACE_CLIP = Source(
     name="hugging_face_clip",
     title="CLIP of Hugging Face",
@@ -89,11 +89,11 @@ HUGGING_FACE_CLIP = Source(
     needs=_needs,
     notes=_notes,
 )
+# Recognised only where it is named: it comes after CLIP.
 HUGGING_FACE_OPENCLIP = dataclasses.replace(
     HUGGING_FACE_CLIP,
     name="hugging_face_openclip",
     title="OpenCLIP of Hugging Face",
-    matches=_never,
     needs=_needs_of_openclip,
-    notes=lambda file: (),  # noqa: ARG005
+    notes=_no_notes,
 )

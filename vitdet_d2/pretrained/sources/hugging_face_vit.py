@@ -2,7 +2,7 @@
 """Plain ViTs as transformers stores them: ViT, ViTMAE, DeiT, I-JEPA, MSN.
 
 Their encoders have the same keys; where something beside the encoder tells them apart, the source
-is recognised, and where not, the user may name it.
+is recognised, and where not (a ViTMAE encoder, MSN), the user may name it.
 
 Source: huggingface/transformers, ``models/{vit,vit_mae,deit,ijepa,vit_msn}``. Their configurations
 have a layer norm epsilon of 1e-12, the models that they were converted from 1e-6.
@@ -56,10 +56,6 @@ def _without_class_token(file: Unwrapped) -> bool:
     return _matches(file) and positions and not count_tokens(file)
 
 
-def _never(file: Unwrapped) -> bool:  # noqa: ARG001
-    return False
-
-
 HUGGING_FACE_VIT_MAE = Source(
     name="hugging_face_vit_mae",
     title="ViTMAE of Hugging Face",
@@ -82,15 +78,6 @@ HUGGING_FACE_IJEPA = Source(
     name="hugging_face_ijepa",
     title="I-JEPA of Hugging Face",
     matches=_without_class_token,
-    table=TABLE,
-    beside=_BESIDE,
-    normalisation=IMAGENET,
-    num_prefix=count_tokens,
-)
-HUGGING_FACE_MSN = Source(
-    name="hugging_face_msn",
-    title="MSN of Hugging Face",
-    matches=_never,
     table=TABLE,
     beside=_BESIDE,
     normalisation=IMAGENET,
