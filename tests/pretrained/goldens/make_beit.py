@@ -27,7 +27,7 @@ from tests.pretrained.golden import commit_of, fill, fill_model, image, save_gol
 
 PATCH = 4
 GRID = 4
-# A prime that no row of a table is a multiple of: all columns are met.
+# Coprime to the sides of tables, so that all rows and columns are met.
 TABLE_STEP = 61
 SIZE = {
     "patch_size": PATCH,
@@ -158,7 +158,7 @@ class Maker:
         save_golden(
             name,
             made_with=self.made_with,
-            how=f"a shared table of {side}x{side} tokens, fitted to one of {new_side}x{new_side} by "
+            how=f"a shared table of {side}x{side} tokens, fitted to {new_side}x{new_side} by "
             f"beit2/run_class_finetuning.py: rows ::{TABLE_STEP} without the last three",
             state=state,
             image_size=(1, 1),

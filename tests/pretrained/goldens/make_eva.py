@@ -3,9 +3,10 @@
 
     VITDET_D2_RUNTIME=installed python -m tests.pretrained.goldens.make_eva EVA
 
-with Detectron2 in PYTHONPATH. EVA is a checkout of https://github.com/baaivision/EVA; their detectors build on Detectron2.
-einops and xformers must be installed (of xformers its plain `SwiGLU` runs, not its
-attention); apex and fairscale, which change no number here, are stood in for.
+with Detectron2 in PYTHONPATH, on which the detectors build. EVA is a checkout of
+https://github.com/baaivision/EVA. einops and xformers must be installed (of xformers its plain
+`SwiGLU` runs, not its attention); apex and fairscale, which change no number here, are stood in
+for.
 """
 
 from __future__ import annotations
