@@ -31,6 +31,11 @@ _WRAPPED_MODEL = ("module.", "_orig_mod.")
 # Before an encoder's names, most specific first; the stem below it shows that it is one.
 _PREFIXES = (
     "base_encoder.",
+    # Of Google's codes, whose names are paths.
+    "opt/target/",
+    "params/img/",
+    "params/",
+    "img/",
     "backbone.net.",
     "backbone.",
     "image_encoder.",
@@ -52,6 +57,7 @@ _STEMS = (
     "patch_embed.proj.weight",
     "patch_embed.proj.0.weight",
     "patch_embed.proj.0.0.weight",
+    "patch_embed.stem.0.weight",
     "patch_embed.projection.weight",
     "patch_embed1.proj.weight",
     "conv1.weight",
@@ -73,6 +79,7 @@ class Unwrapped:
         beside: names of the file that are not the encoder's, as they stand in the file's state
             dict after the prefix of a wrapped model.
         unused: other weights in the file, by the wrapper that holds them.
+        siblings: all other keys beside the wrappers; they tell whose training script wrote them.
         metadata: texts that a ``.safetensors`` file carries.
         is_detector: the names are those of a whole Detectron2 model.
     """
@@ -81,6 +88,7 @@ class Unwrapped:
     wrappers: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
+    siblings: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     is_detector: bool = False
 
@@ -99,8 +107,10 @@ def unwrap(path: str, content: Mapping[str, Any]) -> Unwrapped:
     state: Any = {key: value for key, value in content.items() if key != METADATA}
     wrappers: list[str] = []
     unused: list[str] = []
+    siblings: list[str] = []
     while (key := _wrapper_of(state)) is not None:
         unused += [k for k in _OTHER_WEIGHTS if k != key and isinstance(state.get(k), dict)]
+        siblings += [str(k) for k in state if k != key]
         wrappers.append(key)
         state = state[key]
     _require_tensors(path, state, wrappers)
@@ -120,7 +130,7 @@ def unwrap(path: str, content: Mapping[str, Any]) -> Unwrapped:
         wrappers.append(prefix)
     return Unwrapped(
         state=state, wrappers=tuple(wrappers), beside=tuple(beside), unused=tuple(unused),
-        metadata=metadata,
+        siblings=tuple(siblings), metadata=metadata,
     )  # fmt: skip
 
 

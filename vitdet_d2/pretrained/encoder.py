@@ -89,7 +89,7 @@ def convert(path: str, file: Unwrapped, source: Source, how: str) -> Encoder:
     reason = source.refuse(file)
     if reason is not None:
         raise WeightsError(f"{path}: {source.title}: {reason}")
-    renamed = rename(file.state, source.table_of(file))
+    renamed = rename(source.prepare(file.state), source.table_of(file))
     unknown = [*renamed.unknown, *(k for k in file.beside if not matches_any(k, source.beside))]
     if unknown:
         raise WeightsError(

@@ -30,6 +30,7 @@ class Part:
 
     target: str
     index: int
+    transform: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def rename(state: Mapping[str, Tensor], table: KeyTable) -> Renamed:
         if target is None:
             result.dropped.append(key)
         elif isinstance(target, Part):
-            parts.setdefault(_fill(target.target, fields), {})[target.index] = tensor
+            rows = target.transform(tensor) if target.transform else tensor
+            parts.setdefault(_fill(target.target, fields), {})[target.index] = rows
         else:
             for name, taken in _taken(target, tensor, fields):
                 if name in result.tensors:

@@ -27,11 +27,13 @@ def encoder_of(path: str, file: Unwrapped, source: str | None = None) -> Encoder
     if source is None:
         if layout is None:
             raise WeightsError(f"{path}: of no known source. {_described(file)}")
-        return convert(path, file, layout, "recognised by its keys")
+        return convert(path, file, layout, f"recognised by {layout.evidence}")
     origin = named_source(source)
-    if layout is None or layout.name == origin.name or origin.matches(file):
+    if layout is not None and layout.name == origin.name:
+        return convert(path, file, layout, "as named")
+    if layout is None or origin.matches(file):
         return convert(path, file, origin, "as named")
-    if layout.normalisation_of(file) is not None:
+    if layout.normalisation_of(file) is not None and not layout.is_shared:
         raise WeightsError(
             f"{path}: named {origin.name}, but its keys are those of {layout.title}; name it "
             f"{layout.name}, or leave the name out"

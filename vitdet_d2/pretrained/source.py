@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from torch import Tensor
+
 from vitdet_d2.pretrained.container import Unwrapped
 from vitdet_d2.pretrained.key_table import KeyTable
 from vitdet_d2.pretrained.normalisation import Normalisation
@@ -55,6 +57,10 @@ def _class_token(file: Unwrapped) -> int:
     return int("cls_token" in file.state)
 
 
+def _as_they_are(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    return state
+
+
 def _no_reason(file: Unwrapped) -> str | None:  # noqa: ARG001
     return None
 
@@ -80,6 +86,9 @@ class Source:
         heads: attention heads by width; other widths are not checked.
         refuse: why a file of this source cannot be used, None if it can.
         notes: what the user should know, a line each.
+        prepare: takes apart tensors that hold several of the table's.
+        evidence: by what a file shows that it is of this source.
+        is_shared: files of other sources look the same, so that a user who names one is believed.
     """
 
     name: str
@@ -95,6 +104,9 @@ class Source:
     )
     refuse: Callable[[Unwrapped], str | None] = _no_reason
     notes: Callable[[Unwrapped], tuple[str, ...]] = _no_notes
+    prepare: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = _as_they_are
+    evidence: str = "its keys"
+    is_shared: bool = False
 
     def table_of(self, file: Unwrapped) -> KeyTable:
         """Return the key table for a file."""

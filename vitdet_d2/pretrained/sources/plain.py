@@ -49,12 +49,19 @@ def _matches(file: Unwrapped) -> bool:
     return {"patch_embed.proj.weight", "blocks.0.norm1.weight"} <= file.state.keys()
 
 
-def _num_prefix(file: Unwrapped) -> int:
-    """A class token, also where only its position is left: n and n + 1 are not both squares."""
-    if "cls_token" in file.state or "pos_embed" not in file.state:
-        return int("cls_token" in file.state)
-    count = file.state["pos_embed"].shape[1]
-    return int(math.isqrt(count) ** 2 != count)
+def count_class_rows(file: Unwrapped) -> int:
+    """Count the rows of a class token in ``pos_embed``: n and n + 1 are not both squares.
+
+    A class token may have no row, and a row may be left where the token is gone.
+    """
+    count = file.state["pos_embed"].shape[-2] if "pos_embed" in file.state else 0
+    if _is_square(count):
+        return 0
+    return int("cls_token" in file.state or _is_square(count - 1))
+
+
+def _is_square(count: int) -> bool:
+    return count > 0 and math.isqrt(count) ** 2 == count
 
 
 PLAIN = Source(
@@ -62,5 +69,5 @@ PLAIN = Source(
     title="a plain ViT",
     matches=_matches,
     table={**ENCODER, **HEADS, **OWN},
-    num_prefix=_num_prefix,
+    num_prefix=count_class_rows,
 )
