@@ -22,6 +22,4 @@ model.backbone.net.drop_path_rate = 0.4
 optimizer.params.lr_factor_func.num_layers = 24
 optimizer.params.lr_factor_func.lr_decay_rate = 0.8
 
-train.init_checkpoint = (
-    "detectron2://ImageNetPretrained/MAE/mae_pretrain_vit_large.pth?matching_heuristics=True"
-)
+train.init_checkpoint = "mae_vit_l"

@@ -18,8 +18,6 @@ from ..configs.train import train
 
 __all__ = ["data", "dataloader", "lr_multiplier", "model", "optimizer", "train"]
 
-train.init_checkpoint = (
-    "detectron2://ImageNetPretrained/MAE/mae_pretrain_vit_base.pth?matching_heuristics=True"
-)
+train.init_checkpoint = "mae_vit_b"
 train.max_iter = 184375
 train.ddp.fp16_compression = True

@@ -25,9 +25,7 @@ optimizer.params.lr_factor_func.lr_decay_rate = 0.9
 optimizer.params.overrides = {}
 optimizer.params.weight_decay_norm = None
 
-train.init_checkpoint = (
-    "detectron2://ImageNetPretrained/MAE/mae_pretrain_vit_huge_p14to16.pth?matching_heuristics=True"
-)
+train.init_checkpoint = "mae_vit_h"
 
 # 75 epochs: three quarters of every number. The warm-up is a fraction of the run: it shrinks too.
 train.max_iter = train.max_iter * 3 // 4

@@ -37,6 +37,12 @@ def test_missing_keys_have_detectron2_defaults() -> None:
     assert settings.max_to_keep is None
 
 
+@pytest.mark.parametrize("name", [None, "", "random"])
+def test_no_first_weights(name: str | None) -> None:
+    cfg = OmegaConf.create({"train": {"init_checkpoint": name}})
+    assert read_settings(cfg).init_checkpoint == ""
+
+
 @pytest.mark.parametrize(
     ("amp", "dtype"),
     [

@@ -16,7 +16,7 @@ import pytest
 from tests.zoo.bad_server import BadServer
 from vitdet_d2.engine import cli
 from vitdet_d2.engine.zoo_command import _parser
-from vitdet_d2.zoo import RELEASED, catalogue
+from vitdet_d2.zoo import INITIALISATIONS, RELEASED, catalogue, initialisation
 
 BODY = pickle.dumps({"model": {}})
 
@@ -149,4 +149,37 @@ def test_commands_in_the_documents_are_valid() -> None:
     for line in lines:
         parsed = _parser("vitdet zoo").parse_args(shlex.split(line, comments=True)[2:])
         names = getattr(parsed, "names", [getattr(parsed, "name", "vitdet_b")])
-        assert all(catalogue.find(name) for name in names), line
+        assert all(initialisation(name) or catalogue.find(name) for name in names), line
+
+
+def test_initialisations_are_listed_shown_and_downloaded(
+    server: BadServer, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    code, out, _ = run(capsys, "list --initialisations")
+    assert code == 0
+    assert out.splitlines()[1].split()[:5] == "mae_vit_b mae MAE, IN1K b/16".split()
+    assert out.count("download by hand") == sum(row.address is None for row in INITIALISATIONS)
+    _, out, _ = run(capsys, "list --initialisations --size g --json")
+    assert [row["name"] for row in json.loads(out)] == ["dinov2_g", "dinov2_reg_g"]
+    code, _, err = run(capsys, "list --initialisations --head mask_rcnn")
+    assert code == 2
+    assert "--head chooses among trained detectors" in err
+
+    server.files["/ImageNetPretrained/MAE/mae_pretrain_vit_base.pth"] = BODY
+    code, out, _ = run(capsys, "download mae_vit_b")
+    assert code == 0
+    assert "no published hash to compare with" in out
+    _, out, _ = run(capsys, "show mae_vit_b --json")
+    facts = json.loads(out)
+    assert Path(facts["cached"]).read_bytes() == BODY
+    assert (facts["source"], facts["digits"], facts["licence"]) == ("mae", None, "CC BY-NC 4.0")
+    _, out, _ = run(capsys, "show deit_b")
+    assert "b5f2ef4d..." in out
+
+    code, _, err = run(capsys, "download mae_vit_l dinov3_b")
+    assert code == 3
+    assert "accept the licence at https://" in err
+    assert len(server.requests) == 1, "nothing is downloaded where a name cannot be"
+    code, _, err = run(capsys, "show mae_vitb")
+    assert code == 2
+    assert "did you mean mae_vit_b" in err

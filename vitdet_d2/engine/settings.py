@@ -16,6 +16,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from vitdet_d2.errors import RecipeError
+from vitdet_d2.zoo.initialisations import starts_at_random
 
 _AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -26,7 +27,8 @@ class TrainSettings:
 
     Attributes:
         output_dir: the run folder.
-        init_checkpoint: path, address or name of the first weights; empty: none.
+        init_checkpoint: path, address or name of the first weights; empty (also where the recipe
+            says ``random``): none.
         max_iter: iterations in all.
         device: "auto", "cuda" or "cpu", or any name that torch knows.
         amp_dtype: what autocast computes in on a GPU; None where ``amp.enabled`` is false.
@@ -85,10 +87,11 @@ def read_settings(cfg: DictConfig) -> TrainSettings:
         RecipeError: a value has the wrong type or is out of range.
     """
     seed = _get(cfg, "seed", None)
+    first_weights = str(_get(cfg, "init_checkpoint", ""))
     max_to_keep = _get(cfg, "checkpointer.max_to_keep", None)
     return TrainSettings(
         output_dir=Path(str(_get(cfg, "output_dir", "./output"))),
-        init_checkpoint=str(_get(cfg, "init_checkpoint", "") or ""),
+        init_checkpoint="" if starts_at_random(first_weights) else first_weights,
         max_iter=_count(cfg, "max_iter", 90000, least=0),
         device=str(_get(cfg, "device", "auto")),
         amp_dtype=_amp_dtype(cfg),

@@ -86,6 +86,8 @@ def do_train(
         logger.info("Resuming from %s at iteration %d", found, start_iter)
     elif first_weights:
         _load_first_weights(parts, first_weights)
+    else:
+        logger.info("train.init_checkpoint names no weights: training starts at random ones")
 
     with StopRequest() as stop:
         trainer = Trainer(

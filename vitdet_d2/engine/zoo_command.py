@@ -4,17 +4,22 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, get_args
 
 from vitdet_d2.engine.arguments import OneLineParser
-from vitdet_d2.errors import UserError
+from vitdet_d2.engine.text_tables import aligned, print_facts
+from vitdet_d2.engine.zoo_initialisations import list_initialisations, show_initialisation
+from vitdet_d2.errors import RecipeError, UserError
 from vitdet_d2.zoo.cached_file import CachedFile, cached_path
 from vitdet_d2.zoo.catalogue import RELEASED, Backbone, Dataset, Head, Released, Size, find
+from vitdet_d2.zoo.initialisation_table import INITIALISATIONS, Initialisation
+from vitdet_d2.zoo.initialisations import initialisation, require_address
 from vitdet_d2.zoo.models import download
-from vitdet_d2.zoo.recipe_names import recipe_names
+from vitdet_d2.zoo.recipe_names import own_name, recipe_names
 
 # Column titles, and how each value is written.
 _COLUMNS = {
@@ -45,13 +50,21 @@ def main(argv: Sequence[str], prog: str) -> None:
     if parsed.action == "list":
         _list(parsed)
     elif parsed.action == "show":
-        _show(find(parsed.name), as_json=parsed.json)
+        row = _named(parsed.name)
+        if isinstance(row, Initialisation):
+            show_initialisation(row, as_json=parsed.json)
+        else:
+            _show(row, as_json=parsed.json)
     else:
         _download(parsed.names, as_json=parsed.json)
 
 
 def _parser(prog: str) -> OneLineParser:
-    parser = OneLineParser(prog=prog, description="The released ViTDet checkpoints, by name.")
+    parser = OneLineParser(
+        prog=prog,
+        description="The released ViTDet checkpoints, and pre-trained backbones to start from, by "
+        "name.",
+    )
     # A parent, so that it may stand behind the action.
     common = OneLineParser(add_help=False)
     common.add_argument("--json", action="store_true", help="as JSON")
@@ -63,8 +76,14 @@ def _parser(prog: str) -> OneLineParser:
     add("--dataset", choices=get_args(Dataset), help="trained on")
     add("--head", choices=get_args(Head))
     add("--backbone", choices=get_args(Backbone))
-    add("--size", choices=get_args(Size), help="of the backbone")
+    sizes = dict.fromkeys([*get_args(Size), *(row.size for row in INITIALISATIONS)])
+    add("--size", choices=list(sizes), help="of the backbone")
     add("--runs-here", action="store_true", help="only those that can be built")
+    add(
+        "--initialisations",
+        action="store_true",
+        help="pre-trained backbones in place of trained detectors",
+    )
     show = actions.add_parser("show", parents=[common], help="show all that is known of one")
     show.add_argument("name", metavar="NAME")
     fetch = actions.add_parser("download", parents=[common], help="download and verify")
@@ -72,7 +91,42 @@ def _parser(prog: str) -> OneLineParser:
     return parser
 
 
+def _named(name: str) -> Released | Initialisation:
+    """Return what has this name.
+
+    Raises:
+        RecipeError: nothing has; the message says what is near.
+    """
+    row = initialisation(name)
+    if row is not None:
+        return row
+    try:
+        return find(name)
+    except RecipeError as error:
+        names = [*(entry.name for entry in RELEASED), *(row.name for row in INITIALISATIONS)]
+        near = difflib.get_close_matches(own_name(name).lower(), names, n=3)
+        if not near or name in recipe_names():
+            raise
+        raise RecipeError(
+            f"{name!r} is no name of the model zoo; did you mean {' or '.join(near)}?"
+        ) from error
+
+
 def _list(parsed: argparse.Namespace) -> None:
+    """List trained detectors, or initialisations.
+
+    Raises:
+        RecipeError: a filter does not go with what is listed.
+    """
+    if parsed.initialisations:
+        for name in ("dataset", "head", "backbone", "runs_here"):
+            if getattr(parsed, name):
+                raise RecipeError(
+                    f"--{name.replace('_', '-')} chooses among trained detectors; "
+                    "--initialisations goes with --size alone"
+                )
+        list_initialisations(parsed.size, as_json=parsed.json)
+        return
     chosen = [
         entry
         for entry in RELEASED
@@ -87,10 +141,8 @@ def _list(parsed: argparse.Namespace) -> None:
         return
     rows = [list(_COLUMNS)]
     rows += [_cells(entry) for entry in chosen]
-    for row, entry in zip(rows, [None, *chosen], strict=True):
-        widths = (max(len(cell) for cell in column) for column in zip(*rows, strict=True))
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        print(line.rstrip() + ("" if entry is None or entry.runs_here else "  (backbone not here)"))
+    for line, entry in zip(aligned(rows), [None, *chosen], strict=True):
+        print(line + ("" if entry is None or entry.runs_here else "  (backbone not here)"))
     print(
         f"{len(chosen)} of {len(RELEASED)} checkpoints. AP and cost as published: seconds per "
         "image, GB in training (*: with activation checkpointing), on A100."
@@ -142,9 +194,7 @@ def _show(entry: Released, *, as_json: bool) -> None:
         "hash prefix": entry.hash_prefix,
         "cached": facts["cached"] or "no",
     }
-    width = max(len(title) for title in rows)
-    for title, value in rows.items():
-        print(f"{title.ljust(width)}  {value}")
+    print_facts(rows)
 
 
 def _download(names: Sequence[str], *, as_json: bool) -> None:
@@ -153,28 +203,38 @@ def _download(names: Sequence[str], *, as_json: bool) -> None:
     Raises:
         UserError: some failed, after the others were fetched; of the first one's kind.
     """
-    entries = [find(name) for name in names]  # a misspelt one before any download
+    # A misspelt one, and one without an address, before any download.
+    chosen = [_name_to_download(name) for name in names]
     done: list[dict[str, Any]] = []
     failed: list[UserError] = []
-    for entry in entries:
+    for name in chosen:
         try:
-            found = download(entry.name)
+            found = download(name)
         except UserError as error:
             failed.append(error)
             continue
-        done.append({"name": entry.name, "path": str(found.path), **asdict(found.record)})
+        done.append({"name": name, "path": str(found.path), **asdict(found.record)})
         if not as_json:
-            print(_downloaded_line(entry, found))
+            print(_downloaded_line(name, found))
     if as_json:
         print(json.dumps(done, indent=1))
     if failed:
         raise type(failed[0])("; ".join(str(error) for error in failed))
 
 
-def _downloaded_line(entry: Released, found: CachedFile) -> str:
+def _name_to_download(name: str) -> str:
+    row = _named(name)
+    if isinstance(row, Initialisation):
+        require_address(row)
+    return row.name
+
+
+def _downloaded_line(name: str, found: CachedFile) -> str:
     verb = "downloaded" if found.downloaded else "in the cache"
     record = found.record
-    return (
-        f"{entry.name}: {verb}, {record.bytes} bytes, sha256 {record.sha256}, the prefix "
-        f"{record.prefix} is of its {record.prefix_of}: {found.path}"
+    verified = (
+        f"the prefix {record.prefix} is of its {record.prefix_of}"
+        if record.prefix is not None
+        else "no published hash to compare with"
     )
+    return f"{name}: {verb}, {record.bytes} bytes, sha256 {record.sha256}, {verified}: {found.path}"

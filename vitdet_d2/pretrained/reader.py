@@ -19,7 +19,14 @@ from vitdet_d2.checks.weights_file import read_weights_file, sniff
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.zoo.addresses import canonical, redact
 from vitdet_d2.zoo.cached_file import fetch
-from vitdet_d2.zoo.catalogue import RELEASED, Released, lookup, require_backbone
+from vitdet_d2.zoo.catalogue import RELEASED, lookup, require_backbone
+from vitdet_d2.zoo.initialisations import (
+    RANDOM,
+    initialisation,
+    near_names,
+    require_address,
+    starts_at_random,
+)
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -27,15 +34,17 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Args:
         path: a local file, a web address, ``detectron2://NAME``, or the name of a released
-            checkpoint; what comes from the web is verified, and kept in our cache. A local file
-            goes before a name. ``?matching_heuristics=True`` at the end is accepted, and ignored.
+            checkpoint or of an initialisation; what comes from the web is verified, and kept in
+            our cache. A local file goes before a name. ``?matching_heuristics=True`` at the end is
+            accepted, and ignored.
 
     Returns:
         What the file holds; numpy arrays are tensors.
 
     Raises:
         DownloadError: the file cannot be downloaded now.
-        WeightsError: the file cannot be had, is damaged or unsafe, or holds no weights.
+        WeightsError: the file cannot be had, is damaged or unsafe, or holds no weights; or the name
+            stands for none.
     """
     address = strip_query(os.fspath(path))
     local = local_weights(address)
@@ -68,11 +77,11 @@ def local_weights(address: str) -> str:
     Raises:
         RecipeError: it is a released checkpoint whose backbone is not here.
         DownloadError: the file cannot be downloaded now.
-        WeightsError: the server refuses, or gives another file.
+        WeightsError: the server refuses, or gives another file; or the name has no address.
     """
     if "://" not in address:
-        released = _released(address)
-        return address if released is None else str(fetch(released.address).path)
+        named = _named_address(address)
+        return address if named is None else str(fetch(named).path)
     if canonical(address) is not None:
         return str(fetch(address).path)
     # Handlers that other code has registered, for storage of its own.
@@ -98,7 +107,7 @@ def require_weights(path: str | os.PathLike[str], *, download: bool) -> None:
         WeightsError: there is no such file, or it is none of weights.
     """
     address = strip_query(os.fspath(path))
-    if not download and ("://" in address or _released(address) is not None):
+    if not download and ("://" in address or _named_address(address) is not None):
         return
     local = local_weights(address)
     try:
@@ -107,21 +116,29 @@ def require_weights(path: str | os.PathLike[str], *, download: bool) -> None:
         raise WeightsError(f"{error}{_name_advice(local)}") from None
 
 
-def _released(name: str) -> Released | None:
-    """Return the released checkpoint of this name; a local file goes before it.
+def _named_address(name: str) -> str | None:
+    """Return where what has this name was released; None: it is no name, but a path.
 
     Raises:
-        RecipeError: its backbone is not here, so that no model takes it.
+        RecipeError: the backbone of the released checkpoint is not here, so that no model takes it.
+        WeightsError: the name stands for no weights, or for some that have no address.
     """
-    released = None if os.path.exists(name) else lookup(name)
+    if os.path.exists(name):
+        return None
+    if starts_at_random(name):
+        raise WeightsError(f"{name or 'an empty name'!r} stands for no weights; nothing to read")
+    released = lookup(name)
     if released is not None:
         require_backbone(released)
-    return released
+        return released.address
+    row = initialisation(name)
+    return None if row is None else require_address(row)
 
 
 def _name_advice(path: str) -> str:
-    """Return which names of released checkpoints are near something that is no file."""
+    """Return which names of released weights are near something that is no file."""
     near = difflib.get_close_matches(path, [entry.name for entry in RELEASED], n=2)
+    near += [name for name in near_names(path) if name != RANDOM][:2]
     if not near or os.path.exists(path):
         return ""
     return f", or a name of the model zoo (did you mean {' or '.join(near)}?)"

@@ -4,15 +4,25 @@
 from __future__ import annotations
 
 from vitdet_d2.zoo.catalogue import RELEASED, Released, find, lookup
+from vitdet_d2.zoo.initialisations import (
+    INITIALISATIONS,
+    Initialisation,
+    initialisation,
+    starts_at_random,
+)
 from vitdet_d2.zoo.models import download, for_inference, get, get_config
 
 __all__ = [
+    "INITIALISATIONS",
     "RELEASED",
+    "Initialisation",
     "Released",
     "download",
     "find",
     "for_inference",
     "get",
     "get_config",
+    "initialisation",
     "lookup",
+    "starts_at_random",
 ]

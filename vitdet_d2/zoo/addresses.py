@@ -22,7 +22,20 @@ OFFLINE_VARIABLE = "VITDET_D2_OFFLINE"
 
 _DETECTRON2_SCHEME = "detectron2://"
 _SCHEMES = ("http", "https", "file")
-_HASH_PREFIX = re.compile(r"_([0-9a-f]{6})\.pkl$")
+# Where servers put the beginning of a file's hash (OpenAI: all of it). That of DeiT and OpenCLIP is
+# of the sha256, as torch.hub has it.
+_HASHES_IN_ADDRESSES = re.compile(
+    r"https://dl\.fbaipublicfiles\.com/(?:detectron2/.*_([0-9a-f]{6})\.pkl"
+    r"|segment_anything/.*_([0-9a-f]{6})\.pth|deit/.*-([0-9a-f]{8})\.pth)"
+    r"|https://openaipublic\.azureedge\.net/clip/models/([0-9a-f]{64})/.*"
+    r"|https://github\.com/mlfoundations/open_clip/releases/.*-([0-9a-f]{8})\.pth?"
+)
+# Of the md5, in the table of MAE's README.
+_HASHES_BESIDE_ADDRESSES = {
+    "https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_base.pth": "8cad7c",
+    "https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_large.pth": "b8b06e",
+    "https://dl.fbaipublicfiles.com/mae/pretrain/mae_pretrain_vit_huge.pth": "9bdbb0",
+}
 
 
 def canonical(address: str) -> str | None:
@@ -67,13 +80,17 @@ def offline() -> bool:
 
 
 def hash_prefix(address: str) -> str | None:
-    """Return the six digits by which Detectron2's server names a file's hash, if it does.
+    """Return the beginning of a file's hash that its authors publish, if they do.
 
     Args:
         address: canonical.
     """
-    found = _HASH_PREFIX.search(urlsplit(address).path)
-    return found[1] if found and address.startswith(DETECTRON2_ADDRESS) else None
+    parts = urlsplit(address)
+    plain = urlunsplit(parts._replace(query="", fragment=""))
+    if plain in _HASHES_BESIDE_ADDRESSES:
+        return _HASHES_BESIDE_ADDRESSES[plain]
+    found = _HASHES_IN_ADDRESSES.fullmatch(plain)
+    return next(filter(None, found.groups())) if found else None
 
 
 def cache_path(address: str) -> Path:

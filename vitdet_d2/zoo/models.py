@@ -14,6 +14,7 @@ from torch import nn
 from vitdet_d2.checks.square_pad import refuse_cropping
 from vitdet_d2.zoo.cached_file import CachedFile, fetch
 from vitdet_d2.zoo.catalogue import find
+from vitdet_d2.zoo.initialisations import initialisation, require_address
 from vitdet_d2.zoo.python_recipe import load_python_recipe
 from vitdet_d2.zoo.recipe_names import find_recipe
 
@@ -61,17 +62,19 @@ def get(name: str, trained: bool = True, device: str | torch.device | None = Non
 
 
 def download(name: str) -> CachedFile:
-    """Return the released checkpoint of a name, downloaded and verified.
+    """Return the released checkpoint or the initialisation of a name, downloaded and verified.
 
     Args:
-        name: of any row of the catalogue, also of one whose backbone is not here yet.
+        name: of any row of the catalogue, also of one whose backbone is not here yet; or of an
+            initialisation.
 
     Raises:
-        RecipeError: there is no such checkpoint.
+        RecipeError: there is nothing of this name.
         DownloadError: it cannot be downloaded now.
-        WeightsError: what was downloaded is not these weights.
+        WeightsError: what was downloaded is not these weights, or they have no address.
     """
-    return fetch(find(name).address)
+    row = initialisation(name)
+    return fetch(find(name).address if row is None else require_address(row))
 
 
 def for_inference(model: DictConfig) -> DictConfig:
