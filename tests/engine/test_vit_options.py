@@ -38,7 +38,7 @@ DEPTH = 4
 class Detector(nn.Module):
     """A pyramid on a ViT, with one loss."""
 
-    def __init__(self, drop_path_rate: float = 0.5, depth: int = DEPTH) -> None:
+    def __init__(self, drop_path_rate: float = 0.5, depth: int = DEPTH, **options: Any) -> None:
         super().__init__()
         net = ViT(
             img_size=32,
@@ -52,6 +52,7 @@ class Detector(nn.Module):
             window_block_indexes=[0, 2],
             pretrain_img_size=32,
             out_feature="last",
+            **options,
         )
         self.backbone = SimpleFeaturePyramid(net, "last", 8, (1.0, 0.5))
 
@@ -132,6 +133,17 @@ def test_frozen_blocks_are_in_evaluation_mode_at_every_step() -> None:
         model(batch())
     assert torch.equal(seen[0], seen[2])
     assert torch.equal(seen[1], seen[2])
+
+
+def test_the_norm_before_the_first_block_is_an_embedding() -> None:
+    model = detector(pre_norm=True, layer_scale_init=0.1)
+    frozen = freeze_blocks(model, 1)
+    net = model.backbone.net
+    assert net.norm_pre in frozen
+    trained = {name for name, parameter in net.named_parameters() if parameter.requires_grad}
+    assert {name.split(".")[0] for name in trained} == {"blocks"}
+    assert not any(name.startswith("blocks.0.") for name in trained)
+    assert "blocks.1.ls1.gamma" in trained
 
 
 def test_more_blocks_than_there_are() -> None:

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode, get_cfg, instantiate
 from detectron2.layers import Conv2d, get_norm
 from torch import nn
 
 from tests.backbones.vit_case import TINY
 from vitdet_d2.backbones import ViT, add_vitdet_config
+from vitdet_d2.engine.recipes import load_recipe
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.solver import build_optimizer
 
@@ -20,10 +21,10 @@ from vitdet_d2.solver import build_optimizer
 class Detector(nn.Module):
     """A ViT with what its neck and head have."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__()
         self.backbone = nn.Module()
-        self.backbone.net = ViT(**TINY, residual_block_indexes=(1,))  # type: ignore[arg-type]
+        self.backbone.net = ViT(**TINY, residual_block_indexes=(1,), **options)
         self.head = Conv2d(2, 2, 1, norm=get_norm("LN", 2))
 
 
@@ -64,9 +65,40 @@ def test_rates_and_decays_of_the_recipes(cfg: CfgNode) -> None:
     assert found["head.norm.weight"] == (1.0, 0.1)
 
 
+PARTS = {"layer_scale_init": 0.1, "qkv_bias": "qv", "pre_norm": True}
+
+
+def test_parts_of_pretrained_models(cfg: CfgNode) -> None:
+    """As norms, biases and embeddings of a plain ViT."""
+    cfg.SOLVER.WEIGHT_DECAY_NORM, cfg.SOLVER.WEIGHT_DECAY_BIAS = 0.01, 0.02
+    model = Detector(**PARTS)
+    found = settings(build_optimizer(cfg, model), model)
+    assert found["backbone.net.norm_pre.weight"] == (0.5**4, 0.01)
+    assert found["backbone.net.blocks.2.ls1.gamma"] == (0.5, 0.01)
+    assert found["backbone.net.blocks.2.attn.q_bias"] == (0.5, 0.02)
+    assert found["backbone.net.blocks.2.attn.v_bias"] == (0.5, 0.02)
+    assert found["backbone.net.blocks.2.attn.proj.bias"] == (0.5, 0.02)
+    cfg.SOLVER.BIAS_LR_FACTOR = 2.0
+    found = settings(build_optimizer(cfg, model), model)
+    assert found["backbone.net.blocks.2.attn.q_bias"] == (2.0, 0.02)
+    assert found["backbone.net.blocks.2.attn.proj.bias"] == (2.0, 0.02)
+
+
+def test_recipes_exempt_positions_and_factors() -> None:
+    groups = load_recipe("vitdet_b").optimizer.params
+    model = Detector(**PARTS)
+    groups.model, groups.base_lr, groups.weight_decay = model, 1.0, 0.1
+    groups.lr_factor_func.num_layers = 3
+    optimizer = torch.optim.AdamW(instantiate(groups), lr=1.0)
+    exempt = {name for name, (_, decay) in settings(optimizer, model).items() if decay == 0.0}
+    assert {name.rpartition(".")[2] for name in exempt} == {"pos_embed", "weight", "bias", "gamma"}
+    assert "backbone.net.blocks.0.ls2.gamma" in exempt
+    assert all("norm" in name for name in exempt if name.endswith(("weight", "bias")))
+
+
 def test_nothing_is_exempt_for_h(cfg: CfgNode) -> None:
     cfg.SOLVER.WEIGHT_DECAY_NORM = cfg.SOLVER.WEIGHT_DECAY_POS_EMBED = None
-    model = Detector()
+    model = Detector(**PARTS)
     assert {decay for _, decay in settings(build_optimizer(cfg, model), model).values()} == {0.1}
 
 

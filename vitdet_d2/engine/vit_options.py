@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Options of training that reach into a detector's plain ViT: freezing, recomputing, compiling.
 
-They work on any ViT with Detectron2's attributes, ``patch_embed``, ``blocks`` and, if there
-is one, ``pos_embed``, whichever neck is around it, and change no name in the state dict.
+They work on any ViT with Detectron2's attributes, ``patch_embed`` and ``blocks``, whichever neck is
+around it, and change no name in the state dict.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ def freeze_blocks(model: nn.Module, count: int) -> list[nn.Module]:
 
     Args:
         model: a detector; changed in place.
-        count: how many blocks, at least 1; patch and position embeddings are frozen with them.
+        count: how many blocks, at least 1. The embeddings are frozen with them: that of patches,
+            the norm before the first block, and what the ViT itself has, such as positions and
+            tables that its blocks share.
 
     Returns:
         The frozen modules, which belong into evaluation mode (`hooks.freeze.FrozenHook`).
@@ -68,12 +70,13 @@ def freeze_blocks(model: nn.Module, count: int) -> list[nn.Module]:
             f"train.freeze_blocks={count}: the ViT has {depth} blocks; give at most {depth}"
         )
     assert isinstance(vit.patch_embed, nn.Module), "find_vit looks for it"
-    frozen = [vit.patch_embed, *vit.blocks[:count]]
+    before = getattr(vit, "norm_pre", None)
+    first = [vit.patch_embed, before] if isinstance(before, nn.Module) else [vit.patch_embed]
+    frozen = [*first, *vit.blocks[:count]]
     for module in frozen:
         module.requires_grad_(False)
-    position = getattr(vit, "pos_embed", None)
-    if isinstance(position, nn.Parameter):
-        position.requires_grad_(False)
+    for parameter in vit.parameters(recurse=False):
+        parameter.requires_grad_(False)
     num_frozen = sum(p.numel() for p in vit.parameters() if not p.requires_grad)
     logger.info("Frozen: embeddings and %d of %d blocks, %d numbers", count, depth, num_frozen)
     return frozen

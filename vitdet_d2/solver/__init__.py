@@ -3,6 +3,7 @@
 
 from vitdet_d2.solver.layer_decay import get_vit_lr_decay_rate, layer_decay
 from vitdet_d2.solver.scaling import ScaledKey, format_scaling, scale_recipe
+from vitdet_d2.solver.weight_decay import without_decay
 from vitdet_d2.solver.yacs import build_optimizer
 
 __all__ = [
@@ -12,4 +13,5 @@ __all__ = [
     "get_vit_lr_decay_rate",
     "layer_decay",
     "scale_recipe",
+    "without_decay",
 ]

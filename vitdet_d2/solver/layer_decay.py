@@ -11,13 +11,16 @@ import re
 from collections.abc import Callable, Iterable
 from functools import partial
 
+# The last two are ours alone: Detectron2's ViT has no such parameters.
+_EMBEDDINGS = (".pos_embed", ".patch_embed", ".norm_pre.", ".rel_pos_bias_")
 _BLOCK = re.compile(r"\.blocks\.(\d+)\.")
 
 
 def get_vit_lr_decay_rate(name: str, lr_decay_rate: float = 1.0, num_layers: int = 12) -> float:
     """Return the learning-rate factor of one parameter of a detector with a ViT backbone.
 
-    Patch and position embeddings are layer 0, block ``i`` is layer ``i + 1``. Everything else is
+    Patch and position embeddings, a norm before the first block, and tables of position biases that
+    blocks share are layer 0, block ``i`` is layer ``i + 1``. Everything else is
     new, or belongs to the detector, and learns at the full rate: neck, heads, and the
     convolutional residual blocks inside the ViT.
 
@@ -31,7 +34,7 @@ def get_vit_lr_decay_rate(name: str, lr_decay_rate: float = 1.0, num_layers: int
     """
     layer = num_layers + 1
     if name.startswith("backbone"):
-        if ".pos_embed" in name or ".patch_embed" in name:
+        if any(part in name for part in _EMBEDDINGS):
             layer = 0
         elif (block := _BLOCK.search(name)) and ".residual." not in name:
             layer = int(block[1]) + 1

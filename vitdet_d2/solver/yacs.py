@@ -19,6 +19,7 @@ from torch import nn
 
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.solver.layer_decay import count_layers, layer_decay
+from vitdet_d2.solver.weight_decay import BIAS_LIKE, NORM_LIKE, POSITION_LIKE
 
 OPTIMIZERS = ("ADAMW", "SGD")
 
@@ -27,9 +28,10 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
     """Build the optimizer ``SOLVER.OPTIMIZER``.
 
     ``ADAMW``: learning rate ``BASE_LR``, decayed by ``LAYER_DECAY`` towards the image; ``BETAS``;
-    ``WEIGHT_DECAY``, for parameters of torch's norm classes ``WEIGHT_DECAY_NORM``, for position
-    embeddings ``WEIGHT_DECAY_POS_EMBED``, for biases ``WEIGHT_DECAY_BIAS`` (None: as the weights).
-    ``SGD`` is Detectron2's own. ``CLIP_GRADIENTS`` holds for both.
+    ``WEIGHT_DECAY``, for parameters of torch's norm classes and of LayerScale
+    ``WEIGHT_DECAY_NORM``, for position embeddings and tables of position biases
+    ``WEIGHT_DECAY_POS_EMBED``, for biases ``WEIGHT_DECAY_BIAS`` (None: as the weights). ``SGD`` is
+    Detectron2's own. ``CLIP_GRADIENTS`` holds for both.
 
     Args:
         cfg: a configuration that `add_vitdet_config` has seen.
@@ -53,9 +55,6 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
         )
     if name == "SGD":
         return build_sgd(cfg, model)
-    overrides = {}
-    if node.WEIGHT_DECAY_POS_EMBED is not None:
-        overrides["pos_embed"] = {"weight_decay": node.WEIGHT_DECAY_POS_EMBED}
     groups = get_default_optimizer_params(
         model,
         base_lr=node.BASE_LR,
@@ -64,12 +63,32 @@ def build_optimizer(cfg: Any, model: nn.Module) -> torch.optim.Optimizer:
         bias_lr_factor=node.BIAS_LR_FACTOR,
         weight_decay_bias=node.WEIGHT_DECAY_BIAS,
         lr_factor_func=_lr_factor(node.LAYER_DECAY, model),
-        overrides=overrides,
+        overrides=_overrides(node),
     )
     optimizer = torch.optim.AdamW(
         groups, lr=node.BASE_LR, betas=tuple(node.BETAS), weight_decay=node.WEIGHT_DECAY
     )
     return maybe_add_gradient_clipping(cfg, optimizer)
+
+
+def _overrides(node: Any) -> dict[str, dict[str, float]]:
+    """Return what `SOLVER` says about parameters that Detectron2's groups do not know."""
+    rules = (
+        (POSITION_LIKE, node.WEIGHT_DECAY_POS_EMBED),
+        (NORM_LIKE, node.WEIGHT_DECAY_NORM),
+        (BIAS_LIKE, node.WEIGHT_DECAY_BIAS),
+    )
+    overrides: dict[str, dict[str, float]] = {
+        name: {"weight_decay": decay}
+        for names, decay in rules
+        if decay is not None
+        for name in names
+    }
+    # As Detectron2 for ``bias``: the factor replaces that of the layer.
+    if node.BIAS_LR_FACTOR is not None and node.BIAS_LR_FACTOR != 1.0:
+        for name in BIAS_LIKE:
+            overrides.setdefault(name, {})["lr"] = node.BASE_LR * node.BIAS_LR_FACTOR
+    return overrides
 
 
 def _lr_factor(rate: float, model: nn.Module) -> Any:
