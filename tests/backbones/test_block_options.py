@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from tests.backbones.vit_case import TINY, pixels
+from tests.closed_form import fill_
 from vitdet_d2.backbones.vit import ViT
 from vitdet_d2.errors import RecipeError
+from vitdet_d2.layers.absolute_position import get_abs_pos
 
 # Heads of 8 channels, which rotary positions can divide by 4.
 PLAIN = {**TINY, "use_rel_pos": False}
@@ -85,3 +87,51 @@ def test_an_activation_without_effect_is_said(caplog: pytest.LogCaptureFixture) 
     with caplog.at_level(logging.WARNING):
         ViT(**PLAIN, mlp="swiglu", act="quick_gelu")
     assert "act='quick_gelu' has no effect" in caplog.text
+
+
+def test_the_norm_stands_between_positions_and_blocks() -> None:
+    net = fill_(ViT(**PLAIN, pre_norm=True).double())
+    images = pixels((64, 96))
+    x = net.patch_embed(images) + get_abs_pos(net.pos_embed, True, (4, 6))
+    x = nn.functional.layer_norm(x, (24,), net.norm_pre.weight, net.norm_pre.bias, 1e-5)
+    for block in net.blocks:
+        x = block(x)
+    assert torch.equal(net(images)["last_feat"], x.permute(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize("rope", ["half", "interleaved"])
+def test_rotary_positions_alone_tell_places(rope: str) -> None:
+    """Without any other position a transposed image gives another map than the transposed one."""
+    options = {**PLAIN, "use_abs_pos": False}
+    images = pixels((64, 64))
+    told = {}
+    for name in (None, rope):
+        net = fill_(ViT(**options, rope=name).double())
+        assert "pos_embed" not in net.state_dict()
+        with torch.no_grad():
+            net.patch_embed.proj.weight.copy_(
+                (net.patch_embed.proj.weight + net.patch_embed.proj.weight.mT) / 2
+            )
+            out, turned = (net(x)["last_feat"] for x in (images, images.mT))
+        told[name] = (out - turned.mT).abs().max()
+    assert told[None] < 1e-12
+    assert told[rope] > 1e-3
+
+
+def test_all_parts_together_train_on_any_image() -> None:
+    net = ViT(
+        **{**PLAIN, "use_abs_pos": False, "mlp_ratio": 64 / 24},
+        layer_scale_init=0.1,
+        qkv_bias="qv",
+        mlp="swiglu",
+        mlp_norm=True,
+        pre_norm=True,
+        rope="half",
+        cross_window="shifted",
+        use_act_checkpoint=True,
+    )
+    out = net(pixels((80, 112), torch.float32))["last_feat"]
+    assert out.shape == (2, 24, 5, 7)
+    out.square().sum().backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+    assert net.blocks[0].mlp.w1.out_features == 64
