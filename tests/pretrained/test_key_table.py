@@ -86,5 +86,5 @@ def test_patterns() -> None:
     assert matches_any("predictor.0.weight", ("x.{rest}", "predictor.{rest}"))
     assert not matches_any("predictor", ("predictor.{rest}",))
     assert not matches_any("ls1_gamma", ("ls1.gamma",)), "a point is a point"
-    with pytest.raises(ValueError, match="expected the fields n and rest"):
+    with pytest.raises(ValueError, match="expected the fields n, m and rest"):
         matches_any("a", ("{name}",))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Declarative renaming of the keys of a state dict, with every key accounted for.
 
-A table maps patterns of a source's keys to names of ours. In a pattern ``{n}`` stands for a number
-and ``{rest}`` for any text; the same fields in the target repeat what they matched. The first
-pattern that matches a whole key decides; a key that none matches is unknown, which is an error of
-the caller. Tensors may be on the meta device.
+A table maps patterns of a source's keys to names of ours. In a pattern ``{n}`` stands for a number,
+``{m}`` for another one, and ``{rest}`` for any text; the same fields in the target repeat what they
+matched. The first pattern that matches a whole key decides; a key that none matches is unknown,
+which is an error of the caller. Tensors may be on the meta device.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-_FIELDS = {"n": r"(?P<n>\d+)", "rest": r"(?P<rest>.+)"}
+_FIELDS = {"n": r"(?P<n>\d+)", "m": r"(?P<m>\d+)", "rest": r"(?P<rest>.+)"}
 _QUERY, _KEY, _VALUE = range(3)
 
 
@@ -161,5 +161,5 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     pieces = re.split(r"\{(\w+)\}", pattern)
     unknown = set(pieces[1::2]) - set(_FIELDS)
     if unknown:
-        raise ValueError(f"pattern {pattern!r}: expected the fields n and rest, got {unknown}")
+        raise ValueError(f"pattern {pattern!r}: expected the fields n, m and rest, got {unknown}")
     return re.compile("".join(_FIELDS[p] if i % 2 else re.escape(p) for i, p in enumerate(pieces)))

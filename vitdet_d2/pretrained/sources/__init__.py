@@ -4,9 +4,24 @@
 from __future__ import annotations
 
 from vitdet_d2.pretrained.source import Source
+from vitdet_d2.pretrained.sources.clip import CLIP, OPEN_CLIP
+from vitdet_d2.pretrained.sources.dinov2 import DINOV2
+from vitdet_d2.pretrained.sources.dinov3 import DINOV3
 from vitdet_d2.pretrained.sources.hugging_face import HUGGING_FACE
 from vitdet_d2.pretrained.sources.mae import MAE
 from vitdet_d2.pretrained.sources.plain import PLAIN
+from vitdet_d2.pretrained.sources.sam import SAM
+from vitdet_d2.pretrained.sources.siglip import SIGLIP
 
 # Most specific first: the first whose keys match decides.
-SOURCES: tuple[Source, ...] = (MAE, *HUGGING_FACE, PLAIN)
+SOURCES: tuple[Source, ...] = (
+    MAE,
+    DINOV3,
+    DINOV2,
+    SAM,
+    OPEN_CLIP,
+    CLIP,
+    SIGLIP,
+    *HUGGING_FACE,
+    PLAIN,
+)

@@ -10,6 +10,7 @@ from vitdet_d2.pretrained.container import Unwrapped
 from vitdet_d2.pretrained.key_table import KeyTable
 from vitdet_d2.pretrained.normalisation import IMAGENET
 from vitdet_d2.pretrained.source import Needs, Source
+from vitdet_d2.pretrained.sources.dinov3 import DINOV3_HEADS
 from vitdet_d2.pretrained.sources.hugging_face_names import (
     ATTENTION,
     EMBEDDINGS,
@@ -62,4 +63,5 @@ HUGGING_FACE_DINOV3 = Source(
     normalisation=IMAGENET,
     num_prefix=_no_positions,
     needs=_needs,
+    heads=DINOV3_HEADS,
 )
