@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 from vitdet_d2.pretrained.source import Source
+from vitdet_d2.pretrained.sources.beit import BEIT
 from vitdet_d2.pretrained.sources.clip import CLIP, OPEN_CLIP
 from vitdet_d2.pretrained.sources.dinov2 import DINOV2
 from vitdet_d2.pretrained.sources.dinov3 import DINOV3
+from vitdet_d2.pretrained.sources.eva01 import EVA01
+from vitdet_d2.pretrained.sources.eva02 import EVA02
 from vitdet_d2.pretrained.sources.hugging_face import HUGGING_FACE
 from vitdet_d2.pretrained.sources.mae import MAE
 from vitdet_d2.pretrained.sources.plain import PLAIN
@@ -22,6 +25,9 @@ SOURCES: tuple[Source, ...] = (
     OPEN_CLIP,
     CLIP,
     SIGLIP,
+    *BEIT,
+    EVA02,
+    EVA01,
     *HUGGING_FACE,
     PLAIN,
 )
