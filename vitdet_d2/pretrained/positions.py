@@ -13,6 +13,47 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def resize_position_grid(
+    positions: Tensor, num_prefix: int, old_hw: tuple[int, int] | None, new_hw: tuple[int, int]
+) -> Tensor:
+    """Resize learned positions to another grid, bicubically.
+
+    Args:
+        positions: ``(1, P + h * w, C)``, row by row; any floating type, also on the meta device.
+        num_prefix: P, rows of prefix tokens, which stay in front as they are.
+        old_hw: ``(h, w)`` in patches; None: a square.
+        new_hw: likewise, of the result.
+
+    Returns:
+        ``(1, P + h' * w', C)`` of the same type; the positions themselves if the grid stays.
+
+    Raises:
+        ValueError: the rows are no such grid.
+
+    Source: ViTDet, arXiv 2203.16527, section 3; equals detectron2 ``get_abs_pos``.
+    """
+    count = positions.shape[1] - num_prefix
+    if old_hw is None:
+        side = math.isqrt(max(count, 0))
+        old_hw = (side, side)
+    if count < 1 or old_hw[0] * old_hw[1] != count:
+        raise ValueError(
+            f"{positions.shape[1]} positions, {num_prefix} of them of prefix tokens, are no grid "
+            f"of {old_hw[0]} x {old_hw[1]} patches; give the grid that they were trained on"
+        )
+    if tuple(old_hw) == tuple(new_hw):
+        return positions
+    prefix, grid = positions[:, :num_prefix], positions[:, num_prefix:]
+    maps = grid.transpose(1, 2).unflatten(2, old_hw)  # (1, C, h, w)
+    maps = F.interpolate(maps.float(), size=new_hw, mode="bicubic", align_corners=False)
+    return torch.cat([prefix, maps.flatten(2).transpose(1, 2).to(positions.dtype)], dim=1)
+
+
+def can_resize_positions(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether shapes are those of two position embeddings that differ in their grid alone."""
+    return len(found) == len(wanted) == 3 and found[0] == wanted[0] == 1 and found[2] == wanted[2]
+
+
 def resize_positions(positions: Tensor, num_tokens: int) -> Tensor:
     """Resize learned positions to another number of tokens, bicubically.
 
@@ -31,12 +72,7 @@ def resize_positions(positions: Tensor, num_tokens: int) -> Tensor:
     old_side, has_class = _grid(positions.shape[1])
     new_side, wants_class = _grid(num_tokens)
     class_token, grid = positions[:, : int(has_class)], positions[:, int(has_class) :]
-    if new_side != old_side:
-        maps = grid.transpose(1, 2).unflatten(2, (old_side, old_side))  # (1, C, g, g)
-        maps = F.interpolate(
-            maps.float(), size=(new_side, new_side), mode="bicubic", align_corners=False
-        )
-        grid = maps.flatten(2).transpose(1, 2).to(positions.dtype)
+    grid = resize_position_grid(grid, 0, (old_side, old_side), (new_side, new_side))
     if not wants_class:
         return grid
     if not has_class:
