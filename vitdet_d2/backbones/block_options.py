@@ -10,6 +10,7 @@ from typing import Any, get_args
 from vitdet_d2.backbones.option_checks import nearest
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.layers.activation import ACTIVATIONS
+from vitdet_d2.layers.attention import RelPosBias
 from vitdet_d2.layers.block import MlpKind
 from vitdet_d2.layers.rotary import RopeKind
 
@@ -27,6 +28,7 @@ def check_block_options(
     mlp: Any,
     mlp_norm: bool,
     rope: Any,
+    rel_pos_bias: Any,
 ) -> None:
     """Require options that are known and do not contradict each other.
 
@@ -40,6 +42,7 @@ def check_block_options(
         mlp: likewise.
         mlp_norm: likewise.
         rope: likewise.
+        rel_pos_bias: likewise.
 
     Raises:
         RecipeError: an unknown value, or options that contradict each other.
@@ -48,6 +51,7 @@ def check_block_options(
     _check_choice("act", act, (None, *ACTIVATIONS))
     _check_choice("mlp", mlp, get_args(MlpKind))
     _check_choice("rope", rope, (None, *get_args(RopeKind)))
+    _check_choice("rel_pos_bias", rel_pos_bias, (None, *get_args(RelPosBias)))
     is_number = isinstance(layer_scale_init, (int, float)) and not isinstance(
         layer_scale_init, bool
     )

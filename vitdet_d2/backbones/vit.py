@@ -25,7 +25,8 @@ from vitdet_d2.errors import RecipeError
 from vitdet_d2.layers.absolute_position import get_abs_pos
 from vitdet_d2.layers.activation import ACTIVATIONS, Activation
 from vitdet_d2.layers.attend import AttentionMethod
-from vitdet_d2.layers.attention import Attention, QkvBias
+from vitdet_d2.layers.attention import Attention, QkvBias, RelPosBias
+from vitdet_d2.layers.bias_table import num_offsets
 from vitdet_d2.layers.block import Block, MlpKind
 from vitdet_d2.layers.patch_embed import PatchEmbed
 from vitdet_d2.layers.residual_block import ConvBlockKind
@@ -75,6 +76,7 @@ class ViT(Backbone):
         mlp_norm: bool = False,
         pre_norm: bool = False,
         rope: RopeKind | None = None,
+        rel_pos_bias: RelPosBias | None = None,
     ) -> None:
         """Build the backbone.
 
@@ -125,6 +127,9 @@ class ViT(Backbone):
             pre_norm: whether a norm stands before the first block (CLIP).
             rope: rotary positions, ``"half"`` (DINOv3) or ``"interleaved"`` (EVA-02), see
                 `vitdet_d2.layers.rotary`; None: none.
+            rel_pos_bias: whether a learned bias per head and offset is added to the attention
+                logits (BEiT): ``"per_block"``, or ``"shared"`` by all windowed blocks, and another
+                one by all global blocks; zero at first. With ``use_rel_pos``, or instead.
 
         Raises:
             RecipeError: arguments that contradict each other, or blocks that do not exist.
@@ -140,6 +145,7 @@ class ViT(Backbone):
             mlp=mlp,
             mlp_norm=mlp_norm,
             rope=rope,
+            rel_pos_bias=rel_pos_bias,
         )
         self.patch_size = patch_size
         self.embed_dim = embed_dim
@@ -152,6 +158,7 @@ class ViT(Backbone):
         self.mlp_norm = mlp_norm
         self.pre_norm = pre_norm
         self.rope = rope
+        self.rel_pos_bias = rel_pos_bias
         self.pretrain_use_cls_token = pretrain_use_cls_token
         self.use_act_checkpoint = use_act_checkpoint
         self.patch_embed = PatchEmbed(
@@ -199,9 +206,11 @@ class ViT(Backbone):
                 rope=rope,
                 mlp=mlp,
                 mlp_norm=mlp_norm,
+                rel_pos_bias=rel_pos_bias,
             )
             for plan, rate in zip(plans, rates, strict=True)
         )
+        self._add_shared_tables((window_size, window_size), (grid, grid))
 
         self._stages = _name_stages(out_block_indexes, depth)
         if out_feature in self._stages.values():
@@ -216,6 +225,20 @@ class ViT(Backbone):
         if self.pos_embed is not None:
             nn.init.trunc_normal_(self.pos_embed, std=INIT_STD)
         self.apply(_init_weights)
+
+    def _add_shared_tables(self, window: tuple[int, int], grid: tuple[int, int]) -> None:
+        """Add what blocks of the same kind share, where such blocks exist."""
+        self.rel_pos_bias_window: nn.Parameter | None = None
+        self.rel_pos_bias_global: nn.Parameter | None = None
+        if self.rel_pos_bias != "shared":
+            return
+        if any(block.window_size for block in self.blocks):
+            self.rel_pos_bias_window = self._new_table(window)
+        if not all(block.window_size for block in self.blocks):
+            self.rel_pos_bias_global = self._new_table(grid)
+
+    def _new_table(self, hw: tuple[int, int]) -> nn.Parameter:
+        return nn.Parameter(torch.zeros(num_offsets(hw), self.num_heads))
 
     @property
     def size_divisibility(self) -> int:
@@ -252,7 +275,10 @@ class ViT(Backbone):
         recompute = self.use_act_checkpoint and torch.is_grad_enabled()
         maps = {}
         for i, block in enumerate(self.blocks):
-            x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+            table = self.rel_pos_bias_window if block.window_size else self.rel_pos_bias_global
+            # Only with a table: what wraps a block may expect the map alone.
+            given = (x,) if table is None else (x, table)
+            x = checkpoint(block, *given, use_reentrant=False) if recompute else block(*given)
             if i in self._stages:
                 maps[self._stages[i]] = x
         maps[self._out_features[-1]] = x

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Softmax attention with decomposed relative positions, in several equivalent ways.
+"""Softmax attention with relative positions of either kind, in several equivalent ways.
 
 Shapes: ``q, k, v (B, heads, N, C)``, ``rel_h (B, heads, N, H)``, ``rel_w (B, heads, N, W)``,
 ``N = H * W``; results ``(B, heads, N, C)``. Terms that are the same for every head may have one
-head. All ways compute
+head. ``planes (heads, 2H - 1, 2W - 1)`` hold a bias for every offset of query and key, see
+`vitdet_d2.layers.bias_table`. All ways compute
 
-    softmax(scale * q k^T + rel_h[.., i] + rel_w[.., j]) v      for the key at (i, j)
+    softmax(scale * q k^T + rel_h[.., i] + rel_w[.., j] + planes[.., y - i, x - j]) v
+
+for the query at (y, x) and the key at (i, j), the planes counted from their middle,
 
 and differ in memory and speed only:
 
@@ -14,7 +17,11 @@ and differ in memory and speed only:
   ``Q' = [scale * q, rel_h, rel_w]``, ``K' = [k, onehot(i), onehot(j)]``; no ``N x N`` map at all,
   and gradients come for free. Exact: a one-hot product picks one number.
 * ``chunked``: an additive mask for some queries at a time. Without gradients no ``N x N`` map
-  lives long; with gradients each chunk's is kept.
+  lives long; with gradients each chunk's is kept, except the biases of planes on long sequences,
+  where chunks are computed again in the backward pass.
+
+Planes are no product of few columns: with them, ``augmented`` is ``chunked`` where only the biases,
+which all samples share, make the mask.
 
 Source: logits as detectron2 `add_decomposed_rel_pos`; augmentation: FlashBias, arXiv 2505.12044.
 """
@@ -26,7 +33,9 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
+from vitdet_d2.layers.bias_table import spread_planes
 from vitdet_d2.layers.relative_position import spread_over_keys
 
 AttentionMethod = Literal["auto", "explicit", "augmented", "chunked"]
@@ -38,8 +47,8 @@ Terms = tuple[Tensor, Tensor]
 CHUNK_ELEMENTS = 1 << 23
 
 # Longest sequence whose N x N map is kept for the backward pass on the CPU, where SDPA has no fused
-# kernel for a mask with gradient. Measured, forward and backward, ms, augmented / chunked:
-# 196 tokens 270 / 222, 400 tokens 18 / 13, 1600 tokens 351 / 280;
+# kernel for a mask with gradient; with planes, on every device. Measured, forward and backward, ms:
+# augmented / chunked: 196 tokens 270 / 222, 400 tokens 18 / 13, 1600 tokens 351 / 280;
 # augmented / explicit: 4096 tokens 2103 / 2618.
 CPU_TRAINING_TOKENS = 2048
 
@@ -63,7 +72,13 @@ def choose_method(device: torch.device, num_tokens: int, needs_grad: bool) -> Fu
 
 
 def attend(
-    q: Tensor, k: Tensor, v: Tensor, terms: Terms | None, scale: float, method: AttentionMethod
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    terms: Terms | None,
+    scale: float,
+    method: AttentionMethod,
+    planes: Tensor | None = None,
 ) -> Tensor:
     """Attend in the chosen way.
 
@@ -75,6 +90,7 @@ def attend(
             mask, if any.
         scale: factor of ``q k^T``.
         method: a way of the module, or ``"auto"``: `choose_method` decides.
+        planes: ``(heads, 2 * H - 1, 2 * W - 1)``, biases of relative positions, if any.
 
     Returns:
         ``(B, heads, N, C)``.
@@ -83,25 +99,36 @@ def attend(
         ValueError: the method is unknown.
     """
     if method == "explicit":
-        return attend_explicit(q, k, v, terms, scale)
+        return attend_explicit(q, k, v, terms, scale, planes)
     if method not in ("auto", "augmented", "chunked"):
         raise ValueError(
             f"attention method: expected auto, explicit, augmented or chunked, got {method!r}"
         )
-    if terms is None:
+    if terms is None and planes is None:
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
     if method == "auto":
-        needs_grad = torch.is_grad_enabled() and (q.requires_grad or terms[0].requires_grad)
+        added = [t for t in (q, terms and terms[0], planes) if t is not None]
+        needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in added)
         method = choose_method(q.device, q.shape[2], needs_grad)
-    fused = attend_augmented if method == "augmented" else attend_chunked
-    return fused(q, k, v, terms, scale)
+    if method == "augmented" and terms is not None:
+        return attend_augmented(q, k, v, terms, scale, planes)
+    return attend_chunked(q, k, v, terms, scale, planes)
 
 
-def attend_explicit(q: Tensor, k: Tensor, v: Tensor, terms: Terms | None, scale: float) -> Tensor:
+def attend_explicit(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    terms: Terms | None,
+    scale: float,
+    planes: Tensor | None = None,
+) -> Tensor:
     """Compute the formula of the module directly."""
     logits = (q * scale) @ k.transpose(-2, -1)
     if terms is not None:
         logits = logits + spread_over_keys(*terms)
+    if planes is not None:
+        logits = logits + spread_planes(planes, 0, (planes.shape[1] + 1) // 2)
     return logits.softmax(dim=-1).to(v.dtype) @ v
 
 
@@ -113,8 +140,10 @@ def key_columns(hw: tuple[int, int], like: Tensor) -> Tensor:
     return torch.cat([rows, columns], dim=-1).flatten(0, 1)
 
 
-def attend_augmented(q: Tensor, k: Tensor, v: Tensor, terms: Terms, scale: float) -> Tensor:
-    """Fold the terms into query and key, then call SDPA without any mask.
+def attend_augmented(
+    q: Tensor, k: Tensor, v: Tensor, terms: Terms, scale: float, planes: Tensor | None = None
+) -> Tensor:
+    """Fold the terms into query and key, then call SDPA without any mask but that of planes.
 
     Head sizes are padded with zeros to a common multiple of 8: the fused kernels take no others.
     """
@@ -124,26 +153,63 @@ def attend_augmented(q: Tensor, k: Tensor, v: Tensor, terms: Terms, scale: float
     key = torch.cat([k, columns.expand(*k.shape[:2], -1, -1)], dim=-1)
     head_dim, width = v.shape[-1], -(-query.shape[-1] // 8) * 8
     query, key, value = (F.pad(t, (0, width - t.shape[-1])) for t in (query, key, v))
-    return F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :head_dim]
+    if planes is None:
+        out = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+    else:
+        out = attend_chunked(query, key, value, None, 1.0, planes)
+    return out[..., :head_dim]
 
 
-def attend_chunked(q: Tensor, k: Tensor, v: Tensor, terms: Terms, scale: float) -> Tensor:
-    """Call SDPA for a few queries at a time, each with its slice of the additive mask."""
-    rel_h, rel_w = terms
+def attend_chunked(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    terms: Terms | None,
+    scale: float,
+    planes: Tensor | None = None,
+) -> Tensor:
+    """Call SDPA for a few queries at a time, each with its slice of the additive mask.
+
+    With planes a chunk is a number of whole rows of the map.
+    """
     B, heads, N, _ = q.shape
     step = max(1, CHUNK_ELEMENTS // (B * heads * N))
-    return torch.cat(
-        [
-            F.scaled_dot_product_attention(
-                q[:, :, start : start + step],
-                k,
-                v,
-                attn_mask=spread_over_keys(
-                    rel_h[:, :, start : start + step], rel_w[:, :, start : start + step]
-                ),
-                scale=scale,
+    recompute = False
+    if planes is not None:
+        width = (planes.shape[2] + 1) // 2
+        step = max(1, step // width) * width
+        recompute = torch.is_grad_enabled() and N > CPU_TRAINING_TOKENS
+    chunks = []
+    for start in range(0, N, step):
+        part = slice(start, start + step)
+        some = None if terms is None else (terms[0][:, :, part], terms[1][:, :, part])
+        arguments = (q[:, :, part], k, v, some, scale, planes, start)
+        if recompute:
+            # Nothing random happens in a chunk.
+            chunk = checkpoint(
+                _attend_chunk, *arguments, use_reentrant=False, preserve_rng_state=False
             )
-            for start in range(0, N, step)
-        ],
-        dim=2,
-    )
+        else:
+            chunk = _attend_chunk(*arguments)
+        chunks.append(chunk)
+    return torch.cat(chunks, dim=2)
+
+
+def _attend_chunk(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    terms: Terms | None,
+    scale: float,
+    planes: Tensor | None,
+    start: int,
+) -> Tensor:
+    """Attend for the queries from number ``start`` on; the terms are those of these queries."""
+    mask = None if terms is None else spread_over_keys(*terms)
+    if planes is not None:
+        width = (planes.shape[2] + 1) // 2
+        # Cast late only where a gradient comes back, whose sums over all queries need the digits.
+        planes = planes if planes.requires_grad else planes.to(q.dtype)
+        biases = spread_planes(planes, start // width, (start + q.shape[2]) // width).to(q.dtype)
+        mask = biases[None] if mask is None else mask + biases
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)

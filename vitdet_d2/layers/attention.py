@@ -17,10 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitdet_d2.layers.attend import AttentionMethod, Terms, attend
+from vitdet_d2.layers.bias_table import num_offsets, resize_planes, table_to_planes
 from vitdet_d2.layers.relative_position import decomposed_terms
 from vitdet_d2.layers.rotary import RopeKind, Rotation, map_rotation, rotate, window_rotation
 from vitdet_d2.layers.shifted_window import effective_shift, wrap_terms
 from vitdet_d2.layers.window_partition import window_partition, window_unpartition
+
+# Where the table of relative position biases is: in each block, or handed over by the backbone.
+RelPosBias = Literal["per_block", "shared"]
 
 # Which of query, key and value have a bias: all, none, or all but the key, whose bias the softmax
 # cancels.
@@ -28,10 +32,11 @@ QkvBias = bool | Literal["qv"]
 
 
 class Attention(nn.Module):
-    """Self-attention with decomposed relative positions, with rotary ones, or with none.
+    """Self-attention with relative positions, decomposed, as biases or rotary, or with none.
 
-    Parameters: ``qkv``, ``proj``, with relative positions ``rel_pos_h`` and ``rel_pos_w``, and with
-    biases of query and value alone ``q_bias`` and ``v_bias``.
+    Parameters: ``qkv``, ``proj``, with decomposed positions ``rel_pos_h`` and ``rel_pos_w``, with
+    biases of its own ``relative_position_bias_table``, and with biases of query and value alone
+    ``q_bias`` and ``v_bias``.
     Attribute ``method`` chooses how the same numbers are computed, see `vitdet_d2.layers.attend`.
     """
 
@@ -39,6 +44,7 @@ class Attention(nn.Module):
 
     rel_pos_h: Tensor
     rel_pos_w: Tensor
+    relative_position_bias_table: Tensor
     q_bias: Tensor
     v_bias: Tensor
 
@@ -53,6 +59,7 @@ class Attention(nn.Module):
         window_size: int = 0,
         shift: int = 0,
         rope: RopeKind | None = None,
+        rel_pos_bias: RelPosBias | None = None,
     ) -> None:
         """Build the projections and the tables.
 
@@ -63,12 +70,14 @@ class Attention(nn.Module):
             use_rel_pos: whether relative positions are added to the logits.
             rel_pos_zero_init: whether their tables start at zero, and not at random.
             input_size: token grid ``(H, W)`` that the tables are made for; needed with
-                ``use_rel_pos``. Other grids resize the tables.
+                ``use_rel_pos`` and ``rel_pos_bias``. Other grids resize the tables.
             window_size: side of the windows, in tokens; 0: attend over the whole map.
             shift: how far the windows are moved down and to the right, in tokens; below
                 ``window_size``.
             rope: which rotary positions turn query and key, see `vitdet_d2.layers.rotary`; the
                 terms of relative positions use the query before that.
+            rel_pos_bias: whether the logits gain a bias per head and offset, from a table of this
+                layer, which starts at zero, or from a shared one, which `forward` is given.
 
         Raises:
             ValueError: ``dim`` does not divide, ``input_size`` is missing, or the shift does not
@@ -77,8 +86,11 @@ class Attention(nn.Module):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"dim: expected a multiple of num_heads={num_heads}, got {dim}")
-        if use_rel_pos and input_size is None:
-            raise ValueError("input_size: expected the token grid (H, W) for use_rel_pos, got None")
+        if input_size is None and (use_rel_pos or rel_pos_bias is not None):
+            raise ValueError(
+                "input_size: expected the token grid (H, W) for use_rel_pos or rel_pos_bias, "
+                "got None"
+            )
         if shift and not 0 < shift < window_size:
             raise ValueError(f"shift: expected 0 <= shift < window_size={window_size}, got {shift}")
         head_dim = dim // num_heads
@@ -107,8 +119,14 @@ class Attention(nn.Module):
                 if not rel_pos_zero_init:
                     nn.init.trunc_normal_(table, std=0.02)
                 self.register_parameter(name, table)
+        self.rel_pos_bias = rel_pos_bias
+        self.input_size = input_size
+        if rel_pos_bias == "per_block" and input_size is not None:
+            self.relative_position_bias_table = nn.Parameter(
+                torch.zeros(num_offsets(input_size), num_heads)
+            )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, bias_table: Tensor | None = None) -> Tensor:
         """Attend over a token map.
 
         A padding token is zero before `qkv`, so its query, key and value are the bias: windows are
@@ -117,6 +135,7 @@ class Attention(nn.Module):
 
         Args:
             x: ``(B, H, W, C)``.
+            bias_table: the shared table of relative position biases, made for ``input_size``.
 
         Returns:
             ``(B, H, W, C)``.
@@ -127,14 +146,16 @@ class Attention(nn.Module):
         qkv = F.linear(x, self.qkv.weight, bias) if self.qkv_bias == "qv" else self.qkv(x)
         if self.window_size == 0:
             rotation = self.rope and map_rotation(self.rope, hw, self.head_dim, qkv)
-            return self.proj(self._attend(qkv, rotation=rotation))
+            planes = self._planes(bias_table, hw)
+            return self.proj(self._attend(qkv, rotation=rotation, planes=planes))
         shift = effective_shift(hw, self.window_size, self.shift)
         windows, pad_hw = window_partition(qkv, self.window_size, bias, shift)
         wraps = wrap_terms(pad_hw, self.window_size, shift, qkv) if any(shift) else None
         rotation = self.rope and window_rotation(
             self.rope, hw, pad_hw, self.window_size, shift, self.head_dim, qkv
         )
-        out = self._attend(windows, wraps, rotation)
+        planes = self._planes(bias_table, (self.window_size, self.window_size))
+        out = self._attend(windows, wraps, rotation, planes)
         return self.proj(window_unpartition(out, self.window_size, pad_hw, hw, shift))
 
     def _bias(self) -> Tensor | None:
@@ -143,8 +164,24 @@ class Attention(nn.Module):
             return torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
         return self.qkv.bias
 
+    def _planes(self, shared: Tensor | None, hw: tuple[int, int]) -> Tensor | None:
+        """Return the relative position biases for a token grid, if there are any."""
+        if self.rel_pos_bias is None:
+            return None
+        assert self.input_size is not None, "the constructor asks for it"
+        if self.rel_pos_bias == "per_block":
+            table = self.relative_position_bias_table
+        else:
+            assert shared is not None, "the backbone hands the shared table over"
+            table = shared
+        return resize_planes(table_to_planes(table, self.input_size), hw)
+
     def _attend(
-        self, qkv: Tensor, wraps: Terms | None = None, rotation: Rotation | None = None
+        self,
+        qkv: Tensor,
+        wraps: Terms | None = None,
+        rotation: Rotation | None = None,
+        planes: Tensor | None = None,
     ) -> Tensor:
         """Map ``(B, H, W, 3 * C)`` to ``(B, H, W, C)``.
 
@@ -152,6 +189,7 @@ class Attention(nn.Module):
             qkv: queries, keys and values side by side.
             wraps: terms ``(nw, 1, N, .)`` of the ``nw`` windows of every image, image by image.
             rotation: cosines and sines ``(nw, 1, N, .)``, likewise.
+            planes: biases of relative positions for the grid ``(H, W)``.
         """
         B, H, W, _ = qkv.shape
         # (B, H, W, 3 * C) -> 3 x (B, heads, N, C / heads)
@@ -163,7 +201,7 @@ class Attention(nn.Module):
             q, k = rotate(q, rotation, self.rope), rotate(k, rotation, self.rope)
         if wraps is not None:
             terms = _add_wraps(terms, wraps, B)
-        out = attend(q, k, v, terms, self.scale, self.method)
+        out = attend(q, k, v, terms, self.scale, self.method, planes)
         return out.transpose(1, 2).reshape(B, H, W, -1)
 
 

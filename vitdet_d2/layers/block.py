@@ -11,7 +11,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from vitdet_d2.layers.attention import Attention, QkvBias
+from vitdet_d2.layers.attention import Attention, QkvBias, RelPosBias
 from vitdet_d2.layers.drop_path import DropPath
 from vitdet_d2.layers.layer_scale import LayerScale
 from vitdet_d2.layers.mlp import Mlp, hidden_width
@@ -49,6 +49,7 @@ class Block(nn.Module):
         rope: RopeKind | None = None,
         mlp: MlpKind = "gelu",
         mlp_norm: bool = False,
+        rel_pos_bias: RelPosBias | None = None,
     ) -> None:
         """Build the block.
 
@@ -72,6 +73,8 @@ class Block(nn.Module):
             mlp: the perceptron: ``"gelu"``, two layers with ``act_layer`` between them, or
                 ``"swiglu"``, gated.
             mlp_norm: whether the gated one has a norm of its hidden layer.
+            rel_pos_bias: whether a bias per head and offset is added to the logits, from a table
+                of the block or from a shared one.
         """
         super().__init__()
         self.norm1 = norm_layer(dim)
@@ -85,6 +88,7 @@ class Block(nn.Module):
             window_size=window_size,
             shift=shift,
             rope=rope,
+            rel_pos_bias=rel_pos_bias,
         )
         self.ls1 = _layer_scale(dim, layer_scale_init)
         self.drop_path = DropPath(drop_path) if drop_path > 0.0 else nn.Identity()
@@ -100,9 +104,14 @@ class Block(nn.Module):
         if use_residual_block:
             self.residual = make_conv_block(conv_block, dim, act_layer=act_layer)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map a token map ``(B, H, W, C)`` to the same shape."""
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x))))
+    def forward(self, x: Tensor, bias_table: Tensor | None = None) -> Tensor:
+        """Map a token map ``(B, H, W, C)`` to the same shape.
+
+        Args:
+            x: the token map.
+            bias_table: the shared table of relative position biases, if there is one.
+        """
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), bias_table)))
         x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
         if self.use_residual_block:
             x = self.residual(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
