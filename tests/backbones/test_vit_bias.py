@@ -26,7 +26,9 @@ def test_keys_and_shapes():
     assert per_block == {name.format(i): (121 if i == 2 else 25, 3) for i in range(3)}
     shared = tables(ViT(**TINY, rel_pos_bias="shared"))
     assert shared == {"rel_pos_bias_window": (25, 3), "rel_pos_bias_global": (121, 3)}
-    no_windows = ViT(**{**TINY, "window_size": 0, "window_block_indexes": ()}, rel_pos_bias="shared")
+    no_windows = ViT(
+        **{**TINY, "window_size": 0, "window_block_indexes": ()}, rel_pos_bias="shared"
+    )
     assert tables(no_windows) == {"rel_pos_bias_global": (121, 3)}
     only_windows = ViT(**{**TINY, "window_block_indexes": (0, 1, 2)}, rel_pos_bias="shared")
     assert tables(only_windows) == {"rel_pos_bias_window": (25, 3)}
