@@ -45,6 +45,7 @@ class Encoder:
         dropped: keys of the file that detection has no use for.
         zero_key_biases: canonical names of biases whose keys' part is zero.
         notes: what the user should know.
+        patch_is_final: why the patch kernel must not be resized; None: it may.
     """
 
     source: Source
@@ -57,6 +58,7 @@ class Encoder:
     dropped: tuple[str, ...]
     zero_key_biases: tuple[str, ...]
     notes: tuple[str, ...]
+    patch_is_final: str | None = None
 
     @property
     def width(self) -> int:
@@ -114,6 +116,7 @@ def convert(path: str, file: Unwrapped, source: Source, how: str) -> Encoder:
         dropped=(*renamed.dropped, *file.beside),
         zero_key_biases=tuple(renamed.zero_key_biases),
         notes=source.notes(file),
+        patch_is_final=source.patch_is_final(file),
     )
 
 

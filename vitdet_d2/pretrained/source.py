@@ -87,6 +87,7 @@ class Source:
         refuse: why a file of this source cannot be used, None if it can.
         notes: what the user should know, a line each.
         prepare: takes apart tensors that hold several of the table's.
+        patch_is_final: why the patch kernel must not be resized, None if it may.
         evidence: by what a file shows that it is of this source.
         is_shared: files of other sources look the same, so that a user who names one is believed.
     """
@@ -105,6 +106,7 @@ class Source:
     refuse: Callable[[Unwrapped], str | None] = _no_reason
     notes: Callable[[Unwrapped], tuple[str, ...]] = _no_notes
     prepare: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = _as_they_are
+    patch_is_final: Callable[[Unwrapped], str | None] = _no_reason
     evidence: str = "its keys"
     is_shared: bool = False
 

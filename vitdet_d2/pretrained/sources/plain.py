@@ -54,10 +54,21 @@ def count_class_rows(file: Unwrapped) -> int:
 
     A class token may have no row, and a row may be left where the token is gone.
     """
-    count = file.state["pos_embed"].shape[-2] if "pos_embed" in file.state else 0
-    if _is_square(count):
+    if "pos_embed" not in file.state:
         return 0
-    return int("cls_token" in file.state or _is_square(count - 1))
+    return count_before_grid(file.state["pos_embed"].shape[-2], "cls_token" in file.state)
+
+
+def count_before_grid(num_positions: int, has_class_token: bool) -> int:
+    """Count the rows before those of the patches, which are 0 or 1.
+
+    Args:
+        num_positions: all rows.
+        has_class_token: decides where neither makes the grid of the patches a square.
+    """
+    if _is_square(num_positions):
+        return 0
+    return int(has_class_token or _is_square(num_positions - 1))
 
 
 def _is_square(count: int) -> bool:
