@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,12 +15,18 @@ from torch import nn
 from vitdet_d2.backbones.vit import ViT
 from vitdet_d2.pretrained.container import unwrap
 from vitdet_d2.pretrained.encoder import Encoder
+from vitdet_d2.pretrained.reader import read_weights
 from vitdet_d2.pretrained.recognise import encoder_of
 
 
 def read_encoder(content: Mapping[str, Any], source: str | None = None) -> Encoder:
     """Bring what a file holds to our names."""
     return encoder_of("the file", unwrap("the file", content), source)
+
+
+def read_file(path: Path, source: str | None = None) -> Encoder:
+    """Read a file through the safe reader, and bring its encoder to our names."""
+    return encoder_of(path.name, unwrap(path.name, read_weights(path)), source)
 
 
 def vit_of(encoder: Encoder, *, num_heads: int, **changes: Any) -> ViT:
@@ -49,6 +56,8 @@ def vit_of(encoder: Encoder, *, num_heads: int, **changes: Any) -> ViT:
         options["img_size"] = side * encoder.patch_size
     vit = ViT(**{**options, **changes})
     tensors = {"patch_embed.proj.bias": torch.zeros(encoder.width), **names}
+    if encoder.num_prefix > 1:
+        tensors["pos_embed"] = tensors["pos_embed"][:, encoder.num_prefix :]
     vit.load_state_dict({name: value.float() for name, value in tensors.items()})
     return vit.eval()
 

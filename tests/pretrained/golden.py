@@ -19,19 +19,12 @@ import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-
-from vitdet_d2.backbones import ViT
-from vitdet_d2.pretrained.container import unwrap
-from vitdet_d2.pretrained.encoder import Encoder
-from vitdet_d2.pretrained.reader import read_weights
-from vitdet_d2.pretrained.recognise import encoder_of
 
 GOLDENS = Path(__file__).parent / "goldens"
 # Of float32 with features of order 1, over a few blocks; seen are at most 6e-6.
@@ -272,30 +265,3 @@ def assert_features(vit: nn.Module, golden: Golden, prefix: Tensor | None = None
     torch.testing.assert_close(both, golden.with_prefix, **close)
     # Otherwise the first comparison could stand for the second.
     assert (both[len(prefix) :] - features).abs().max() > 100 * TOLERANCE
-
-
-def read_encoder(path: Path, source: str | None = None) -> Encoder:
-    """Read an encoder through the safe reader, and bring it to our names."""
-    return encoder_of(path.name, unwrap(path.name, read_weights(path)), source)
-
-
-def plain_vit(encoder: Encoder, picture: Tensor, *, num_heads: int = 3, **options: Any) -> ViT:
-    """Build our ViT for one picture, and load an encoder as it is: nothing is folded or resized."""
-    scaled = any(name.endswith(".gamma") for name in encoder.tensors)
-    vit = ViT(
-        img_size=picture.shape[-1],
-        pretrain_img_size=picture.shape[-1],
-        pretrain_use_cls_token=False,
-        patch_size=encoder.patch_size,
-        embed_dim=encoder.width,
-        depth=encoder.depth,
-        num_heads=num_heads,
-        act=encoder.needs.act,
-        layer_scale_init=1.0 if scaled else None,
-        norm_layer=partial(nn.LayerNorm, eps=encoder.needs.eps),
-        **options,
-    )
-    tensors = {name: value.float() for name, value in encoder.tensors.items()}
-    tensors["pos_embed"] = tensors["pos_embed"][:, encoder.num_prefix :]
-    vit.load_state_dict(tensors)  # strict: every name is there, and no other
-    return vit

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.pretrained import golden
+from tests.pretrained.encoder_vit import vit_of
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.pretrained.container import Unwrapped, unwrap
 from vitdet_d2.pretrained.normalisation import HALF
@@ -85,7 +86,7 @@ def test_every_naming_gives_the_official_features(layout: str):
     assert encoder.num_heads == 3  # read off the kernels
     assert encoder.num_prefix == (0 if layout.startswith("no ") else 1)
     first = state["cls"][0] + state[POSITIONS][0, :1]
-    golden.assert_features(golden.plain_vit(encoder, made.image), made, first)
+    golden.assert_features(vit_of(encoder, num_heads=3), made, first)
 
 
 def test_exact_gelu_is_near_but_not_the_same():
@@ -93,7 +94,7 @@ def test_exact_gelu_is_near_but_not_the_same():
     encoder = encoder_of("x.npz", Unwrapped(state=made.state()))
     assert encoder.needs.act == "gelu_tanh"
     assert encoder.needs.eps == 1e-6
-    vit = golden.plain_vit(encoder, made.image)
+    vit = vit_of(encoder, num_heads=3)
     for module in vit.modules():
         if isinstance(module, torch.nn.GELU):
             module.approximate = "none"

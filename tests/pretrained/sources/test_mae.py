@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.pretrained import golden
+from tests.pretrained.encoder_vit import read_file, vit_of
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.pretrained.container import Unwrapped
 from vitdet_d2.pretrained.encoder import Encoder
@@ -27,8 +28,8 @@ def test_training_file_gives_the_official_features(tmp_path: Path, name: str):
     made = golden.load_golden(name)
     state = made.state()
     path = golden.save_training_file(tmp_path / "checkpoint-399.pth", state)
-    encoder = golden.read_encoder(path)
-    vit = golden.plain_vit(encoder, made.image)
+    encoder = read_file(path)
+    vit = vit_of(encoder, num_heads=3)
     golden.assert_features(vit, made, first_row(state))
     assert encoder.source.name == "mae"
     assert encoder.normalisation == IMAGENET
@@ -44,14 +45,14 @@ def test_encoder_alone_is_a_plain_vit_unless_named(tmp_path: Path):
     made = golden.load_golden("mae")
     path = tmp_path / "mae_pretrain.pth"
     torch.save({"model": encoder_only(made.state())}, path)
-    encoder = golden.read_encoder(path)
+    encoder = read_file(path)
     assert encoder.source.name == "plain"
     assert encoder.normalisation is None  # keys cannot tell
-    named = golden.read_encoder(path, "mae")
+    named = read_file(path, "mae")
     assert named.source.name == "mae"
     assert named.normalisation == IMAGENET
     for found in (encoder, named):
-        golden.assert_features(golden.plain_vit(found, made.image), made)
+        golden.assert_features(vit_of(found, num_heads=3), made)
 
 
 def recognised(positions: Tensor, patch: int = 16) -> Encoder:
@@ -114,7 +115,7 @@ def test_transposed_positions_change_the_features(tmp_path: Path):
     grid = state["pos_embed"][:, 1:].unflatten(1, (3, 3)).transpose(1, 2).flatten(1, 2)
     state["pos_embed"] = torch.cat([state["pos_embed"][:, :1], grid], dim=1)
     torch.save({"model": state}, tmp_path / "x.pth")
-    vit = golden.plain_vit(golden.read_encoder(tmp_path / "x.pth"), made.image)
+    vit = vit_of(read_file(tmp_path / "x.pth"), num_heads=3)
     features = golden.patch_features(vit, made.image)
     assert (features - made.features).abs().max() > 100 * golden.TOLERANCE
 
@@ -124,4 +125,4 @@ def test_unknown_key_is_an_error_that_names_it(tmp_path: Path):
     state["blocks.0.attn.extra"] = torch.zeros(1)
     torch.save({"model": state}, tmp_path / "x.pth")
     with pytest.raises(WeightsError, match=r"no such keys: blocks\.0\.attn\.extra"):
-        golden.read_encoder(tmp_path / "x.pth")
+        read_file(tmp_path / "x.pth")

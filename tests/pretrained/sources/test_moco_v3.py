@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.pretrained import golden
+from tests.pretrained.encoder_vit import read_file, vit_of
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.pretrained.container import Unwrapped
 from vitdet_d2.pretrained.recognise import encoder_of
@@ -47,11 +48,11 @@ def test_every_layout_gives_the_official_features(tmp_path: Path, layout: str):
     made = golden.load_golden("moco_v3")
     state = made.state()
     path = write(layout, tmp_path / "vit-b-300ep.pth.tar", state)
-    encoder = golden.read_encoder(path, None if layout == "training" else "mocov3")
+    encoder = read_file(path, None if layout == "training" else "mocov3")
     assert encoder.source.name == "mocov3"
     base = base_encoder(state)
     first = base["cls_token"][0] + base["pos_embed"][0, :1]
-    golden.assert_features(golden.plain_vit(encoder, made.image), made, first)
+    golden.assert_features(vit_of(encoder, num_heads=3), made, first)
 
 
 def test_momentum_encoder_is_not_taken_but_named():
@@ -82,7 +83,7 @@ def test_small_model_has_12_heads_and_they_matter():
     assert encoder_of("x.pth.tar", Unwrapped(state=state), "deit").num_heads == 6
     made = golden.load_golden("moco_v3")
     file = Unwrapped(state=base_encoder(made.state()), wrappers=(BASE,))
-    vit = golden.plain_vit(encoder_of("x.pth.tar", file), made.image, num_heads=6)
+    vit = vit_of(encoder_of("x.pth.tar", file), num_heads=6)
     features = golden.patch_features(vit, made.image)
     assert (features - made.features).abs().max() > 100 * golden.TOLERANCE
 

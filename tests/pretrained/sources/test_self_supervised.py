@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.pretrained import golden
+from tests.pretrained.encoder_vit import read_file, vit_of
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.pretrained.container import Unwrapped
 from vitdet_d2.pretrained.normalisation import IMAGENET
@@ -43,31 +44,31 @@ def test_training_file_gives_the_teacher(tmp_path: Path, name: str, loss: str):
         student={**prefixed("module.backbone.", other(state)), **prefixed("module.", heads)},
         **{loss: {"center": torch.zeros(1, 4)}},
     )
-    encoder = golden.read_encoder(path)
+    encoder = read_file(path)
     assert encoder.source.name == name
     assert encoder.normalisation == IMAGENET
     assert "head.mlp.0.weight" in encoder.dropped
-    golden.assert_features(golden.plain_vit(encoder, made.image), made, first_row(state))
+    golden.assert_features(vit_of(encoder, num_heads=3), made, first_row(state))
 
 
 def test_dino_encoder_alone_is_a_plain_vit_unless_named(tmp_path: Path):
     made = golden.load_golden("dino")
     torch.save(made.state(), tmp_path / "dino_pretrain.pth")
-    assert golden.read_encoder(tmp_path / "dino_pretrain.pth").source.name == "plain"
-    encoder = golden.read_encoder(tmp_path / "dino_pretrain.pth", "dino")
+    assert read_file(tmp_path / "dino_pretrain.pth").source.name == "plain"
+    encoder = read_file(tmp_path / "dino_pretrain.pth", "dino")
     assert encoder.source.name == "dino"
     assert encoder.normalisation == IMAGENET
     assert encoder.patch_size == 8
-    golden.assert_features(golden.plain_vit(encoder, made.image), made, first_row(made.state()))
+    golden.assert_features(vit_of(encoder, num_heads=3), made, first_row(made.state()))
 
 
 @pytest.mark.parametrize("name", ["ibot", "ibot_scaled"])
 def test_extracted_ibot_file(tmp_path: Path, name: str):
     made = golden.load_golden(name)
     torch.save({"state_dict": made.state()}, tmp_path / "x.pth")
-    encoder = golden.read_encoder(tmp_path / "x.pth")
+    encoder = read_file(tmp_path / "x.pth")
     assert encoder.source.name == "ibot"
-    golden.assert_features(golden.plain_vit(encoder, made.image), made, first_row(made.state()))
+    golden.assert_features(vit_of(encoder, num_heads=3), made, first_row(made.state()))
     # LayerScale alone tells it too: a class token with a position, unlike DeiT III's.
     state = {n: v for n, v in made.state().items() if n != "masked_embed"}
     expected = "ibot" if name == "ibot_scaled" else "plain"
@@ -86,10 +87,10 @@ def test_msn_training_file_gives_the_target_encoder(tmp_path: Path):
         prototypes=torch.zeros(4, 6),
         loss=3.5,
     )
-    encoder = golden.read_encoder(path)
+    encoder = read_file(path)
     assert encoder.source.name == "msn"
     assert encoder.normalisation == IMAGENET
-    golden.assert_features(golden.plain_vit(encoder, made.image), made, first_row(state))
+    golden.assert_features(vit_of(encoder, num_heads=3), made, first_row(state))
 
 
 def test_convolutional_stem_of_msn_is_refused():
@@ -109,10 +110,10 @@ def test_ijepa_training_file_gives_the_target_encoder(tmp_path: Path):
         encoder=prefixed("module.", other(state)),
         predictor={"module.predictor_embed.weight": torch.ones(2, 2)},
     )
-    encoder = golden.read_encoder(path)
+    encoder = read_file(path)
     assert encoder.source.name == "ijepa"
     assert encoder.num_prefix == 0
-    vit = golden.plain_vit(encoder, made.image)
+    vit = vit_of(encoder, num_heads=3)
     # It has no prefix token: its own forward pass is that of the patches alone.
     golden.assert_features(vit, made)
 

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tests.pretrained import golden
+from tests.pretrained.encoder_vit import read_file, vit_of
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.pretrained.container import Unwrapped
 from vitdet_d2.pretrained.normalisation import HALF, IMAGENET
@@ -35,13 +36,11 @@ def test_training_file_gives_the_official_features(
     made = golden.load_golden(name)
     state = made.state()
     path = golden.save_training_file(tmp_path / "x.pth", state, max_accuracy=81.8)
-    encoder = golden.read_encoder(path, source)
+    encoder = read_file(path, source)
     assert encoder.num_prefix == num_prefix
     assert encoder.normalisation == IMAGENET
     assert encoder.needs.eps == 1e-6
-    golden.assert_features(
-        golden.plain_vit(encoder, made.image), made, prefix_of(state, num_prefix)
-    )
+    golden.assert_features(vit_of(encoder, num_heads=3), made, prefix_of(state, num_prefix))
 
 
 def test_384_pixel_file_keeps_its_grid():
@@ -84,9 +83,9 @@ def test_timm_file_gives_the_features_of_timm(
     model = timm_vit(**arguments)
     save_file(model.state_dict(), tmp_path / "model.safetensors")
     picture = golden.image(48, 48)
-    encoder = golden.read_encoder(tmp_path / "model.safetensors")
+    encoder = read_file(tmp_path / "model.safetensors")
     assert encoder.source.name == name
-    found = golden.patch_features(golden.plain_vit(encoder, picture), picture)
+    found = golden.patch_features(vit_of(encoder, num_heads=3), picture)
     wanted = timm_patches(model, picture, num_prefix)
     torch.testing.assert_close(found, wanted, atol=golden.TOLERANCE, rtol=0)
 
@@ -94,11 +93,11 @@ def test_timm_file_gives_the_features_of_timm(
 def test_pre_logits_tell_augreg_and_its_statistics(tmp_path: Path):
     state = timm_vit().state_dict()
     torch.save(state, tmp_path / "plain.pth")
-    assert golden.read_encoder(tmp_path / "plain.pth").normalisation is None
-    assert golden.read_encoder(tmp_path / "plain.pth", "augreg").normalisation == HALF
+    assert read_file(tmp_path / "plain.pth").normalisation is None
+    assert read_file(tmp_path / "plain.pth", "augreg").normalisation == HALF
     state |= {"pre_logits.fc.weight": torch.ones(24, 24), "pre_logits.fc.bias": torch.ones(24)}
     torch.save(state, tmp_path / "in21k.pth")
-    encoder = golden.read_encoder(tmp_path / "in21k.pth")
+    encoder = read_file(tmp_path / "in21k.pth")
     assert encoder.source.name == "augreg"
     assert encoder.normalisation == HALF
 
@@ -106,7 +105,7 @@ def test_pre_logits_tell_augreg_and_its_statistics(tmp_path: Path):
 def test_ignored_layer_scale_changes_the_features():
     made = golden.load_golden("deit3")
     encoder = encoder_of("x.pth", Unwrapped(state=made.state()))
-    vit = golden.plain_vit(encoder, made.image)
+    vit = vit_of(encoder, num_heads=3)
     with torch.no_grad():
         for name, value in vit.named_parameters():
             if name.endswith(".gamma"):
