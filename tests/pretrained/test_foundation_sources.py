@@ -140,6 +140,50 @@ def test_sam_matches_official_class_with_windows_and_relative_positions():
     assert _distance(vit, "sam") > 1e-2
 
 
+def _sam_block(x: Tensor, state: dict[str, Tensor], window: int) -> Tensor:
+    """Run a block of SAM in the order of its formulas: pad, project, scale, add rows, columns."""
+    linear, norm = nn.functional.linear, nn.functional.layer_norm
+
+    def pair(name: str) -> tuple[Tensor, Tensor]:
+        return state[f"{name}.weight"], state[f"{name}.bias"]
+
+    side, C, heads = x.shape[1], x.shape[-1], 2
+    h = norm(x, (C,), *pair("norm1"), eps=1e-6)
+    w = window or side
+    count = -(-side // w)
+    h = nn.functional.pad(h, (0, 0, 0, count * w - side, 0, count * w - side))
+    h = h.view(1, count, w, count, w, C).permute(0, 1, 3, 2, 4, 5).reshape(-1, w * w, C)
+    qkv = linear(h, *pair("attn.qkv")).view(-1, w * w, 3, heads, C // heads)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4)
+    distance = torch.arange(w)[:, None] - torch.arange(w)[None] + w - 1
+    by_place = q.reshape(-1, w, w, C // heads)
+    rows = torch.einsum("bhwc,hkc->bhwk", by_place, state["attn.rel_pos_h"][distance])
+    columns = torch.einsum("bhwc,wkc->bhwk", by_place, state["attn.rel_pos_w"][distance])
+    logits = ((q * (C // heads) ** -0.5) @ k.transpose(-2, -1)).view(-1, w, w, w, w)
+    logits = logits + rows[..., :, None] + columns[..., None, :]
+    h = logits.view(-1, heads, w * w, w * w).softmax(-1) @ v
+    h = linear(h.transpose(1, 2).reshape(-1, w * w, C), *pair("attn.proj"))
+    h = h.view(1, count, count, w, w, C).permute(0, 1, 3, 2, 4, 5).reshape(1, count * w, -1, C)
+    x = x + h[:, :side, :side]
+    h = linear(norm(x, (C,), *pair("norm2"), eps=1e-6), *pair("mlp.lin1"))
+    return x + linear(nn.functional.gelu(h), *pair("mlp.lin2"))
+
+
+@torch.no_grad()
+def test_sam_is_exact_in_windows_and_globally():
+    # The same bits as the official class, too, where the golden is made (make_sam.py).
+    golden = load_golden("sam")
+    state = golden.state()
+    vit = vit_of(read_encoder(state), num_heads=2, window_size=2, window_block_indexes=[0, 2])
+    vit.set_attention_method("explicit")
+    x = vit.patch_embed(golden.image) + state["image_encoder.pos_embed"]
+    for i, window in enumerate((2, 0, 2)):
+        start = f"image_encoder.blocks.{i}."
+        block = {k.removeprefix(start): v for k, v in state.items() if k.startswith(start)}
+        x = _sam_block(x, block, window)
+    assert torch.equal(patch_features(vit, golden.image), x[0].flatten(0, 1))
+
+
 def _half(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Round the tensors that OpenAI's files have in half precision."""
     kept = ("embedding", "ln_", "logit_scale")

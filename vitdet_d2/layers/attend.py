@@ -126,7 +126,10 @@ def attend_explicit(
     """Compute the formula of the module directly."""
     logits = (q * scale) @ k.transpose(-2, -1)
     if terms is not None:
-        logits = logits + spread_over_keys(*terms)
+        rel_h, rel_w = terms
+        # One after the other, as Detectron2 and SAM add them, for the same bits.
+        logits = logits.unflatten(-1, (rel_h.shape[-1], rel_w.shape[-1]))
+        logits = (logits + rel_h[..., :, None] + rel_w[..., None, :]).flatten(-2)
     if planes is not None:
         logits = logits + spread_planes(planes, 0, (planes.shape[1] + 1) // 2)
     return logits.softmax(dim=-1).to(v.dtype) @ v

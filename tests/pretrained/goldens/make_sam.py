@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from tests.pretrained import golden
+from tests.pretrained.encoder_vit import read_encoder, vit_of
 from tests.pretrained.goldens import official
 
 # A grid of 5 x 5 tokens, which windows of 2 must pad.
@@ -59,6 +60,10 @@ def main() -> None:
         x = encoder.patch_embed(golden.image(SIDE, SIDE)) + encoder.pos_embed
         for block in encoder.blocks:
             x = block(x)
+    vit = vit_of(read_encoder(state), num_heads=2, window_size=2, window_block_indexes=[0, 2])
+    vit.set_attention_method("explicit")
+    ours = golden.patch_features(vit, golden.image(SIDE, SIDE))
+    assert torch.equal(ours, x[0].flatten(0, 1)), "not the same bits as the official class"
     golden.save_golden(
         "sam",
         made_with={

@@ -20,7 +20,7 @@ from vitdet_d2.pretrained.sources.moco_v3 import MOCO_V3, MOCO_V3_ENCODER
 from vitdet_d2.pretrained.sources.msn import MSN
 from vitdet_d2.pretrained.sources.plain import PLAIN
 from vitdet_d2.pretrained.sources.sam import SAM
-from vitdet_d2.pretrained.sources.siglip import SIGLIP
+from vitdet_d2.pretrained.sources.siglip import SIGLIP, TIMM_TOWER
 from vitdet_d2.pretrained.sources.supervised import AUGREG, DEIT, DEIT3
 
 # Most specific first: the first whose keys match decides.
@@ -42,6 +42,7 @@ SOURCES: tuple[Source, ...] = (
     EVA02,
     EVA01,
     *HUGGING_FACE,
+    TIMM_TOWER,
     DEIT,
     DEIT3,
     AUGREG,

@@ -1,19 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SigLIP as timm stores it, alone or as a tower of OpenCLIP: a plain ViT without a class token.
+"""SigLIP as timm stores it, alone or as a tower of OpenCLIP, and other such towers.
 
-timm runs it with the exact GELU, and was trained in JAX with GELU's tanh approximation.
+A plain ViT without a class token. It was trained in JAX with GELU's tanh approximation; timm runs
+it with the exact one.
 
 Source: timm, ``vit_*_siglip_*``; google-research/big_vision, ``models/proj/image_text``.
 """
 
 from __future__ import annotations
 
+import dataclasses
+
 from vitdet_d2.pretrained.container import Unwrapped
 from vitdet_d2.pretrained.key_table import KeyTable
 from vitdet_d2.pretrained.normalisation import HALF
 from vitdet_d2.pretrained.source import Needs, Source
 from vitdet_d2.pretrained.sources.clip import BESIDE_TOWER
-from vitdet_d2.pretrained.sources.plain import ENCODER, HEADS
+from vitdet_d2.pretrained.sources.plain import ENCODER, HEADS, PLAIN
 
 # The token that pools the patches is a head of its own.
 TABLE: KeyTable = {**ENCODER, **HEADS, "attn_pool.{rest}": None}
@@ -42,4 +45,18 @@ SIGLIP = Source(
     num_prefix=_no_class_token,
     needs=_needs,
     heads={384: 6, 768: 12, 1024: 16, 1152: 16, 1536: 16},
+)
+
+
+def _is_tower(file: Unwrapped) -> bool:
+    return "visual.trunk." in file.wrappers and PLAIN.matches(file)
+
+
+# A plain ViT of timm beside a text tower.
+TIMM_TOWER = dataclasses.replace(
+    PLAIN,
+    name="timm_tower",
+    title="a plain ViT as a tower of OpenCLIP",
+    matches=_is_tower,
+    beside=BESIDE_TOWER,
 )
