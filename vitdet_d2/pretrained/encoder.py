@@ -125,7 +125,8 @@ def named_after(layout: Source, origin: Source) -> Source:
 
     Args:
         layout: how the keys are.
-        origin: where they come from; gives the name, the image statistics and the heads.
+        origin: where they come from; gives the name, the image statistics, the heads, and whether
+            the patch kernel may be resized.
     """
     return dataclasses.replace(
         layout,
@@ -133,6 +134,7 @@ def named_after(layout: Source, origin: Source) -> Source:
         title=origin.title,
         normalisation=origin.normalisation,
         heads=origin.heads,
+        patch_is_final=origin.patch_is_final,
     )
 
 

@@ -109,6 +109,19 @@ def test_huge_file_whose_kernel_was_resized_says_so(side: int):
     assert original.patch_is_final is None
 
 
+def test_name_alone_tells_that_the_kernel_of_a_huge_file_was_resized():
+    state = {
+        "cls_token": torch.zeros(1, 1, 1280),
+        "pos_embed": torch.ones(1, 197, 1280),
+        "patch_embed.proj.weight": torch.zeros(1280, 3, 16, 16),
+        "blocks.0.norm1.weight": torch.zeros(1280),
+    }
+    named = encoder_of("x.pth", Unwrapped(state=state), "mae")
+    assert named.source.title == "MAE"
+    assert "resized already" in (named.patch_is_final or "")
+    assert encoder_of("x.pth", Unwrapped(state=state)).patch_is_final is None
+
+
 def test_transposed_positions_change_the_features(tmp_path: Path):
     made = golden.load_golden("mae")
     state = made.state()

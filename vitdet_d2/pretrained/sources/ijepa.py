@@ -39,7 +39,7 @@ IJEPA = Source(
 # Keys are those of any plain ViT.
 IJEPA_ENCODER = Source(
     name="ijepa",
-    title="I-JEPA's encoder",
+    title="I-JEPA",
     matches=_has_fixed_positions,
     table=TABLE,
     normalisation=IMAGENET,

@@ -75,29 +75,32 @@ def _notes(file: Unwrapped) -> tuple[str, ...]:
     return ("its patch kernel was resized from 14 to 16 pixels where the file was made",)
 
 
+# One title for all, since users name the source, and not one of its layouts.
 MAE = Source(
     name="mae",
-    title="MAE with its decoder",
+    title="MAE",
     matches=_has_decoder,
     table=TABLE,
     normalisation=IMAGENET,
     patch_is_final=_patch_is_final,
     notes=_notes,
+    evidence="the keys of its decoder",
 )
 MAE_FINE_TUNED = Source(
     name="mae",
-    title="MAE, fine-tuned",
+    title="MAE",
     matches=_is_fine_tuned,
     table=TABLE,
     normalisation=IMAGENET,
     patch_is_final=_patch_is_final,
     notes=_notes,
+    evidence="a norm of the mean (fc_norm) in place of the encoder's",
     is_shared=True,
 )
 # Keys are those of any plain ViT.
 MAE_ENCODER = Source(
     name="mae",
-    title="MAE's encoder",
+    title="MAE",
     matches=_has_fixed_positions,
     table=TABLE,
     normalisation=IMAGENET,

@@ -58,7 +58,7 @@ MOCO_V3 = Source(
 # Keys are those of any plain ViT.
 MOCO_V3_ENCODER = Source(
     name="mocov3",
-    title="MoCo v3's encoder",
+    title="MoCo v3",
     matches=_has_fixed_positions,
     table=TABLE,
     normalisation=IMAGENET,

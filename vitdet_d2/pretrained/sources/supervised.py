@@ -75,11 +75,12 @@ def _refuse_deit3(file: Unwrapped) -> str | None:
 # The class token and the one for distillation.
 DEIT = Source(
     name="deit",
-    title="DeiT with distillation",
+    title="DeiT",
     matches=_is_distilled,
     table=DISTILLED_TABLE,
     normalisation=IMAGENET,
     num_prefix=lambda file: 2,  # noqa: ARG005
+    evidence="its distillation token",
 )
 DEIT3 = Source(
     name="deit3",
@@ -96,4 +97,5 @@ AUGREG = Source(
     matches=_is_augreg,
     table={**ENCODER, **HEADS},
     normalisation=HALF,
+    evidence="the layer before its classifier (pre_logits)",
 )
