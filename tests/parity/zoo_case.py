@@ -24,7 +24,7 @@ from tests.parity.mask_rcnn_case import CASES, Case, build, inputs, run_eval
 from tests.zoo.released_layout import write_released
 from vitdet_d2 import runtime
 from vitdet_d2.backbones.sizes import vit_arguments
-from vitdet_d2.pretrained.load import load_init_checkpoint
+from vitdet_d2.pretrained import load
 from vitdet_d2.zoo import for_inference, get_config
 
 assert vitdet_d2.__version__, "the package under test has no version"
@@ -66,7 +66,7 @@ def read_by_us(name: str, case: Case, path: Path) -> nn.Module:
     model.proposal_generator.pre_nms_topk = (2 * proposals, proposals)
     model.proposal_generator.post_nms_topk = (proposals, proposals)
     detector: nn.Module = instantiate(for_inference(model))
-    load_init_checkpoint(detector, path, strict_heads=True)
+    load(detector, path, strict_heads=True)
     return detector
 
 

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from tests.zoo.released_layout import golden_states, write_empty
 from vitdet_d2.errors import WeightsError
-from vitdet_d2.pretrained import load
-from vitdet_d2.pretrained.load import load_init_checkpoint
+from vitdet_d2.pretrained import load, loading
 from vitdet_d2.zoo import RELEASED, for_inference, get_config
 
 NAMES = [entry.name for entry in RELEASED if entry.runs_here]
@@ -38,8 +37,8 @@ def test_every_tensor_of_a_released_file_has_its_place(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = build(name)
-    monkeypatch.setattr(load, "read_weights", lambda _: {"model": meta_state(name)})
-    report = load_init_checkpoint(model, name, strict_heads=True)
+    monkeypatch.setattr(loading, "read_weights", lambda _: {"model": meta_state(name)})
+    report = load(model, name, strict_heads=True)
     # The class weights of the federated loss are of use in training alone.
     expected = {key for key in golden_states()[name] if "fed_loss_cls_weights" not in key}
     assert set(report.loaded) == set(model.state_dict()) == expected
@@ -59,7 +58,7 @@ def test_every_tensor_of_a_released_file_has_its_place(
 def test_files_of_full_size_are_read_and_loaded(name: str, tmp_path: Path) -> None:
     path = tmp_path / "model_final_000000.pkl"
     write_empty(path, name)
-    report = load_init_checkpoint(build(name), path, strict_heads=True)
+    report = load(build(name), path, strict_heads=True)
     assert set(report.loaded) == set(golden_states()[name])
 
 
@@ -88,9 +87,9 @@ CONFUSED = {
 def test_weights_of_another_recipe_are_refused_by_name(
     weights: str, recipe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load, "read_weights", lambda _: {"model": meta_state(weights)})
+    monkeypatch.setattr(loading, "read_weights", lambda _: {"model": meta_state(weights)})
     with pytest.raises(WeightsError, match=CONFUSED[weights, recipe]):
-        load_init_checkpoint(build(recipe), "x.pkl", strict_heads=True)
+        load(build(recipe), "x.pkl", strict_heads=True)
 
 
 def test_an_encoder_of_another_size_names_a_recipe_with_the_same_heads(
@@ -102,14 +101,14 @@ def test_an_encoder_of_another_size_names_a_recipe_with_the_same_heads(
         for key, value in meta_state("vitdet_h").items()
         if key.startswith(prefix) and "rel_pos" not in key
     }
-    monkeypatch.setattr(load, "read_weights", lambda _: dict(encoder))
+    monkeypatch.setattr(loading, "read_weights", lambda _: dict(encoder))
     with pytest.raises(WeightsError, match=r"ViT-H \(1280/32\): use --config-file vitdet_h"):
-        load_init_checkpoint(build("vitdet_l"), "mae.pth")
+        load(build("vitdet_l"), "mae.pth")
     for key in list(encoder):
         if "blocks.31" in key or "blocks.30" in key:
             del encoder[key]
     with pytest.raises(WeightsError, match=r"depth 30.* the closest size is ViT-H \(1280/32\)"):
-        load_init_checkpoint(build("vitdet_l"), "mae.pth")
+        load(build("vitdet_l"), "mae.pth")
 
 
 def test_old_buffers_in_a_file_are_of_no_use(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +120,7 @@ def test_old_buffers_in_a_file_are_of_no_use(monkeypatch: pytest.MonkeyPatch) ->
         "roi_heads.box_predictor.fed_loss_cls_weights": np.zeros(80),
     }
     state.update({key: torch.from_numpy(value) for key, value in extra.items()})
-    monkeypatch.setattr(load, "read_weights", lambda _: {"model": state})
-    report = load_init_checkpoint(build("vitdet_b"), "x.pkl", strict_heads=True)
+    monkeypatch.setattr(loading, "read_weights", lambda _: {"model": state})
+    report = load(build("vitdet_b"), "x.pkl", strict_heads=True)
     assert set(report.dropped) == set(extra)
     assert not report.unexpected

@@ -31,7 +31,7 @@ from vitdet_d2.engine.recipe_json import from_json
 from vitdet_d2.engine.recipes import complete, load_recipe
 from vitdet_d2.engine.settings import read_settings
 from vitdet_d2.errors import RecipeError, WeightsError
-from vitdet_d2.pretrained.load import load_init_checkpoint
+from vitdet_d2.pretrained import load
 from vitdet_d2.pretrained.reader import read_weights
 from vitdet_d2.zoo import find, for_inference, get_config
 
@@ -136,7 +136,7 @@ def assemble(
         WeightsError: the weights do not fit the model.
     """
     model = instantiate(for_inference(cfg.model)).to(device).eval()
-    load_init_checkpoint(model, weights, strict_heads=True, content=content)
+    load(model, weights, strict_heads=True, content=content)
     saved = content.get("vitdet_d2")
     classes = find_classes(cfg, saved if isinstance(saved, dict) else None, num_classes_of(model))
     return Detector(

@@ -50,7 +50,7 @@ def do_eval(cfg: DictConfig) -> dict[str, Any]:
         RecipeError: no weights or nothing to evaluate with are named.
         WeightsError: the weights do not fit the model or the data set's classes.
     """
-    from vitdet_d2.pretrained import load_init_checkpoint
+    from vitdet_d2.pretrained import load
 
     settings = read_settings(cfg)
     if not settings.init_checkpoint:
@@ -63,7 +63,7 @@ def do_eval(cfg: DictConfig) -> dict[str, Any]:
     info = prepare_inputs(cfg, settings.init_checkpoint, training=False)
     model = instantiate(for_inference(cfg.model)).to(resolve_device(settings.device))
     refuse_cropping(model)
-    report = load_init_checkpoint(model, settings.init_checkpoint, strict_heads=True)
+    report = load(model, settings.init_checkpoint, strict_heads=True)
     require_same_classes(report.thing_classes, info.thing_classes, settings.init_checkpoint)
     return evaluate_model(cfg, model, settings.output_dir)
 

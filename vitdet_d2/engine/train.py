@@ -194,8 +194,8 @@ def _build_parts(
 
 
 def _load_first_weights(parts: TrainingParts, init_checkpoint: str) -> None:
-    from vitdet_d2.pretrained.load import load_init_checkpoint
+    from vitdet_d2.pretrained import load
 
-    load_init_checkpoint(parts.model, init_checkpoint)
+    load(parts.model, init_checkpoint)
     if parts.average is not None:
         parts.average.restart()

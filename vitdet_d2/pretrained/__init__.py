@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from vitdet_d2.pretrained.load import LoadReport, load_init_checkpoint
+from vitdet_d2.pretrained.loading import LoadReport, load
+from vitdet_d2.pretrained.options import vit_options
 from vitdet_d2.pretrained.reader import read_weights, require_weights
 
-__all__ = ["LoadReport", "load_init_checkpoint", "read_weights", "require_weights"]
+__all__ = ["LoadReport", "load", "read_weights", "require_weights", "vit_options"]

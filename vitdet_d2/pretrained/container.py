@@ -149,8 +149,8 @@ def _require_tensors(path: str, state: Any, wrappers: list[str]) -> None:
     """
     where = f" under {' / '.join(map(repr, wrappers))}" if wrappers else ""
     if not isinstance(state, dict) or not state:
-        kind = "nothing" if isinstance(state, dict) else type(state).__name__
-        raise WeightsError(f"{path}: expected tensors{where or ' under model'}, got {kind}")
+        kind = "none" if isinstance(state, dict) else type(state).__name__
+        raise WeightsError(f"{path}: expected tensors{where}, got {kind}")
     other = sorted(str(name) for name, value in state.items() if not isinstance(value, Tensor))
     if other:
         raise WeightsError(

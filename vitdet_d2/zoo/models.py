@@ -55,9 +55,9 @@ def get(name: str, trained: bool = True, device: str | torch.device | None = Non
     model: nn.Module = instantiate(for_inference(cfg.model))
     if entry is not None:
         # It reads names through this package.
-        from vitdet_d2.pretrained.load import load_init_checkpoint
+        from vitdet_d2.pretrained import load
 
-        load_init_checkpoint(model, entry.address, strict_heads=True)
+        load(model, entry.address, strict_heads=True)
     return refuse_cropping(model.to(device).eval())
 
 

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fitting an encoder to a ViT: folding, splitting and resizing until names and shapes agree.
+
+Names are those of the ViT's own state dict. Nothing here changes the model, and everything works
+on the meta device.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vitdet_d2.errors import WeightsError
+from vitdet_d2.layers.bias_table import resize_bias_table
+from vitdet_d2.pretrained.encoder import BLOCK_BIAS, POSITIONS, SHARED_BIAS, STEM, Encoder
+from vitdet_d2.pretrained.patch_kernel import PatchResize, resize_patch_kernel
+from vitdet_d2.pretrained.positions import resize_position_grid
+from vitdet_d2.pretrained.relative_tables import resize_relative_table
+from vitdet_d2.pretrained.report import Shape
+
+LayerScale = Literal["auto", "keep", "fold"]
+
+# What starts as nothing in a model, and may stay so where the file has none.
+_MAY_BE_NEW = re.compile(
+    r"\.rel_pos_[hw]$|\.residual\.|relative_position_bias_table$|^rel_pos_bias_|\.ls[12]\.gamma$"
+)
+# The layer before each LayerScale, whatever the kind of perceptron.
+_SCALED = {"ls1": ("attn.proj",), "ls2": ("mlp.fc2", "mlp.w3")}
+_SHARED_TABLES = ("rel_pos_bias_window", "rel_pos_bias_global")
+
+
+@dataclass(kw_only=True)
+class Fitted:
+    """Tensors for a ViT, and what became of every other one.
+
+    Attributes:
+        tensors: by the ViT's names; what is to be loaded.
+        folded: names of the encoder that are now within other tensors.
+        resized: name, shape in the file, shape in the model.
+        zeros: names that are zero, as the file's encoder works without them.
+        new: names of the model that files of this source cannot supply.
+        missing: names of the model that the file should supply.
+        mismatched: name, shape in the file, shape in the model.
+        unexpected: names of the encoder that the model has not.
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    folded: list[str] = field(default_factory=list)
+    resized: list[tuple[str, Shape, Shape]] = field(default_factory=list)
+    zeros: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    mismatched: list[tuple[str, Shape, Shape]] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+
+
+def fit(
+    path: str,
+    encoder: Encoder,
+    model: Mapping[str, Tensor],
+    *,
+    has_class_position: bool,
+    layer_scale: LayerScale = "auto",
+    patch_resize: PatchResize = "pinv",
+    position_grid: tuple[int, int] | None = None,
+) -> Fitted:
+    """Fit an encoder to a ViT.
+
+    Args:
+        path: of the file, for messages.
+        encoder: whose needs the model has (`check_needs`).
+        model: state dict of the ViT; shapes alone are read.
+        has_class_position: whether its position embedding has a row for a class token.
+        layer_scale: ``fold`` it into the layers before it, ``keep`` it, or ``auto``: keep it where
+            the model has it.
+        patch_resize: how the kernel of another patch size is resized.
+        position_grid: ``(h, w)`` of the file's positions, in patches; None: a square.
+
+    Raises:
+        WeightsError: positions that are no such grid, or a bias of keys where the model has none.
+    """
+    fitted = Fitted()
+    tensors = dict(encoder.tensors)
+    _place_layer_scale(tensors, model, layer_scale, fitted)
+    _split_biases(path, tensors, model)
+    _spread_bias_tables(tensors, model)
+    for name, tensor in tensors.items():
+        if name not in model:
+            fitted.unexpected.append(name)
+            continue
+        found, wanted = tuple(tensor.shape), tuple(model[name].shape)
+        if name == POSITIONS:
+            tensor = _positions(
+                path, tensor, encoder.num_prefix, wanted[1], has_class_position, position_grid
+            )
+        elif found != wanted:
+            tensor = _resized(name, tensor, wanted, patch_resize)
+        if tuple(tensor.shape) != wanted:
+            fitted.mismatched.append((name, found, wanted))
+            continue
+        if found != wanted:
+            fitted.resized.append((name, found, wanted))
+        fitted.tensors[name] = tensor
+    _account(model, fitted)
+    return fitted
+
+
+def _place_layer_scale(
+    tensors: dict[str, Tensor], model: Mapping[str, Tensor], mode: LayerScale, fitted: Fitted
+) -> None:
+    """Fold the factors into the layers before them, where the model has none, or if asked to.
+
+    ``x + g * (W h + b) = x + (g W) h + g b``.
+    """
+    for name in [name for name in tensors if name.endswith(".gamma")]:
+        if mode != "fold" and name in model:
+            continue
+        block, scale, _ = name.rsplit(".", 2)
+        gamma = tensors.pop(name)
+        for layer in _SCALED[scale]:
+            if f"{block}.{layer}.weight" in tensors:
+                weight = tensors[f"{block}.{layer}.weight"]
+                tensors[f"{block}.{layer}.weight"] = gamma[:, None].to(weight.dtype) * weight
+            if f"{block}.{layer}.bias" in tensors:
+                bias = tensors[f"{block}.{layer}.bias"]
+                tensors[f"{block}.{layer}.bias"] = gamma.to(bias.dtype) * bias
+        fitted.folded.append(name)
+        if name in model:
+            tensors[name] = torch.ones_like(gamma)
+
+
+def _split_biases(path: str, tensors: dict[str, Tensor], model: Mapping[str, Tensor]) -> None:
+    """Part the biases for a model whose keys have none.
+
+    Raises:
+        WeightsError: the file's keys have one.
+    """
+    for name in [name for name in tensors if name.endswith(".attn.qkv.bias")]:
+        stem = name.removesuffix("qkv.bias")
+        if stem + "q_bias" not in model:
+            continue
+        q, k, v = tensors.pop(name).chunk(3)
+        if k.device.type != "meta" and k.any():
+            raise WeightsError(
+                f"{path}: {name}: keys have a bias in the file, and none in the model: set "
+                "qkv_bias=True"
+            )
+        tensors[stem + "q_bias"], tensors[stem + "v_bias"] = q, v
+
+
+def _spread_bias_tables(tensors: dict[str, Tensor], model: Mapping[str, Tensor]) -> None:
+    """Give a table that all blocks share to those who take it."""
+    if SHARED_BIAS not in tensors:
+        return
+    takers = [name for name in model if name.endswith(BLOCK_BIAS) or name in _SHARED_TABLES]
+    table = tensors.pop(SHARED_BIAS)
+    tensors.update(dict.fromkeys(takers, table))
+
+
+def _positions(
+    path: str,
+    positions: Tensor,
+    num_prefix: int,
+    num_tokens: int,
+    has_class_position: bool,
+    old_hw: tuple[int, int] | None,
+) -> Tensor:
+    """Resize positions to a square grid, with or without a row for a class token before it.
+
+    Raises:
+        WeightsError: they are no grid.
+    """
+    side = math.isqrt(num_tokens - int(has_class_position))
+    prefix, grid = positions[:, :num_prefix], positions[:, num_prefix:]
+    try:
+        grid = resize_position_grid(grid, 0, old_hw, (side, side))
+    except ValueError as error:
+        raise WeightsError(f"{path}: {POSITIONS}: {error}") from None
+    if not has_class_position:
+        return grid
+    # ViTs of detection never use this row.
+    row = prefix[:, :1] if num_prefix else torch.zeros_like(grid[:, :1])
+    return torch.cat([row.to(grid.dtype), grid], dim=1)
+
+
+def _resized(
+    name: str, tensor: Tensor, wanted: tuple[int, ...], patch_resize: PatchResize
+) -> Tensor:
+    """Resize what geometry changes; other tensors stay as they are."""
+    if name == STEM and tensor.shape[:2] == wanted[:2]:
+        return resize_patch_kernel(tensor, (wanted[2], wanted[3]), patch_resize)
+    if name.endswith(("rel_pos_h", "rel_pos_w")) and tensor.shape[1:] == wanted[1:]:
+        return resize_relative_table(tensor, wanted[0])
+    if name.endswith(BLOCK_BIAS) or name in _SHARED_TABLES:
+        return _resized_bias_table(tensor, wanted)
+    return tensor
+
+
+def _resized_bias_table(table: Tensor, wanted: tuple[int, ...]) -> Tensor:
+    """Drop the three rows of the class token, and resize the square that is left."""
+    old, new = _window_side(table.shape[0]), _window_side(wanted[0])
+    if old is None or new is None or table.shape[1:] != wanted[1:]:
+        return table
+    table = table[: (2 * old - 1) ** 2]
+    return table if old == new else resize_bias_table(table, (old, old), (new, new))
+
+
+def _window_side(rows: int) -> int | None:
+    """Return the side of the window of a table, with or without rows for a class token."""
+    for extra in (0, 3):
+        distances = math.isqrt(max(rows - extra, 0))
+        if distances % 2 and distances * distances == rows - extra:
+            return (distances + 1) // 2
+    return None
+
+
+def _account(model: Mapping[str, Tensor], fitted: Fitted) -> None:
+    """Say of every name of the model that got nothing why, and fill in zeros."""
+    touched = {*fitted.tensors, *(name for name, _, _ in fitted.mismatched)}
+    kinds = {_kind(name) for name in touched}
+    for name, value in model.items():
+        if name in touched:
+            continue
+        layer = name.removesuffix(".bias")
+        has_no_bias = layer != name and f"{layer}.weight" in touched and _kind(name) not in kinds
+        if name == POSITIONS or has_no_bias:
+            # Zeros are what an encoder without them has.
+            fitted.zeros.append(name)
+            fitted.tensors[name] = torch.zeros_like(value, device=_device(fitted))
+        elif _MAY_BE_NEW.search(name):
+            fitted.new.append(name)
+        else:
+            fitted.missing.append(name)
+
+
+def _kind(name: str) -> str:
+    """Return a name without the number of its block."""
+    return re.sub(r"\.\d+\.", ".", name)
+
+
+def _device(fitted: Fitted) -> torch.device:
+    return next((value.device for value in fitted.tensors.values()), torch.device("cpu"))
