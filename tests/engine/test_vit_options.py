@@ -135,8 +135,8 @@ def test_frozen_blocks_are_in_evaluation_mode_at_every_step() -> None:
     assert torch.equal(seen[1], seen[2])
 
 
-def test_the_norm_before_the_first_block_is_an_embedding() -> None:
-    model = detector(pre_norm=True, layer_scale_init=0.1)
+def test_what_blocks_share_is_frozen_with_the_embeddings() -> None:
+    model = detector(pre_norm=True, layer_scale_init=0.1, rel_pos_bias="shared")
     frozen = freeze_blocks(model, 1)
     net = model.backbone.net
     assert net.norm_pre in frozen

@@ -65,7 +65,7 @@ def test_rates_and_decays_of_the_recipes(cfg: CfgNode) -> None:
     assert found["head.norm.weight"] == (1.0, 0.1)
 
 
-PARTS = {"layer_scale_init": 0.1, "qkv_bias": "qv", "pre_norm": True}
+PARTS = {"layer_scale_init": 0.1, "qkv_bias": "qv", "pre_norm": True, "rel_pos_bias": "shared"}
 
 
 def test_parts_of_pretrained_models(cfg: CfgNode) -> None:
@@ -74,6 +74,8 @@ def test_parts_of_pretrained_models(cfg: CfgNode) -> None:
     model = Detector(**PARTS)
     found = settings(build_optimizer(cfg, model), model)
     assert found["backbone.net.norm_pre.weight"] == (0.5**4, 0.01)
+    assert found["backbone.net.rel_pos_bias_window"] == (0.5**4, 0.0)
+    assert found["backbone.net.rel_pos_bias_global"] == (0.5**4, 0.0)
     assert found["backbone.net.blocks.2.ls1.gamma"] == (0.5, 0.01)
     assert found["backbone.net.blocks.2.attn.q_bias"] == (0.5, 0.02)
     assert found["backbone.net.blocks.2.attn.v_bias"] == (0.5, 0.02)
@@ -91,7 +93,9 @@ def test_recipes_exempt_positions_and_factors() -> None:
     groups.lr_factor_func.num_layers = 3
     optimizer = torch.optim.AdamW(instantiate(groups), lr=1.0)
     exempt = {name for name, (_, decay) in settings(optimizer, model).items() if decay == 0.0}
-    assert {name.rpartition(".")[2] for name in exempt} == {"pos_embed", "weight", "bias", "gamma"}
+    leaves = {name.rpartition(".")[2] for name in exempt}
+    tables = {"rel_pos_bias_window", "rel_pos_bias_global"}
+    assert leaves == {"pos_embed", "weight", "bias", "gamma", *tables}
     assert "backbone.net.blocks.0.ls2.gamma" in exempt
     assert all("norm" in name for name in exempt if name.endswith(("weight", "bias")))
 
