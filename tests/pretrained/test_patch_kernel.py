@@ -65,3 +65,12 @@ def test_identity_types_and_the_meta_device(method: str) -> None:
 def test_unknown_method() -> None:
     with pytest.raises(ValueError, match="patch_resize: expected pinv or bicubic, got 'bilinear'"):
         resize_patch_kernel(kernel(), (16, 16), "bilinear")  # type: ignore[arg-type]
+
+
+def test_a_kernel_is_resized_where_it_is() -> None:
+    """Also while modules are being built on the meta device."""
+    kernel = torch.ones(1, 1, 2, 2)
+    with torch.device("meta"):
+        resized = resize_patch_kernel(kernel, (4, 4))
+    assert resized.device.type == "cpu"
+    assert torch.equal(resized, resize_patch_kernel(kernel, (4, 4)))

@@ -44,13 +44,14 @@ def resize_patch_kernel(
     if kernel.is_meta:
         return kernel.new_empty(*kernel.shape[:2], *size)
     # B: patches (h * w) -> resized patches (h' * w'); <x, k> = <B x, k'> for k' = pinv(B)^T k.
-    inverse = torch.linalg.pinv(_resize_matrix(old, size))  # (h * w, h' * w')
+    inverse = torch.linalg.pinv(_resize_matrix(old, size, kernel.device))  # (h * w, h' * w')
     flat = kernel.flatten(2).double() @ inverse
     return flat.unflatten(2, size).to(kernel.dtype)
 
 
-def _resize_matrix(old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+def _resize_matrix(old: tuple[int, int], new: tuple[int, int], device: torch.device) -> Tensor:
     """Return ``(h' * w', h * w)``: the bilinear resize of patches, with antialiasing."""
-    basis = torch.eye(old[0] * old[1], dtype=torch.float64).unflatten(1, old)[:, None]
-    images = F.interpolate(basis, size=new, mode="bilinear", align_corners=False, antialias=True)
+    basis = torch.eye(old[0] * old[1], dtype=torch.float64, device=device)
+    images = basis.unflatten(1, old)[:, None]
+    images = F.interpolate(images, size=new, mode="bilinear", align_corners=False, antialias=True)
     return images.flatten(1).t()
