@@ -83,8 +83,10 @@ def fit(
         position_grid: ``(h, w)`` of the file's positions, in patches; None: a square.
 
     Raises:
-        WeightsError: positions that are no such grid, or a bias of keys where the model has none.
+        WeightsError: positions that are no such grid, a bias of keys where the model has none, or
+            a patch kernel that must not be resized.
     """
+    _check_kernel(path, encoder, model)
     fitted = Fitted()
     tensors = dict(encoder.tensors)
     _place_layer_scale(tensors, model, layer_scale, fitted)
@@ -109,6 +111,22 @@ def fit(
         fitted.tensors[name] = tensor
     _account(model, fitted)
     return fitted
+
+
+def _check_kernel(path: str, encoder: Encoder, model: Mapping[str, Tensor]) -> None:
+    """Refuse to resize a kernel that was resized already.
+
+    Raises:
+        WeightsError: the model has another patch size.
+    """
+    if encoder.patch_is_final is None or STEM not in model:
+        return
+    found, wanted = encoder.tensors[STEM].shape[2:], model[STEM].shape[2:]
+    if found != wanted:
+        raise WeightsError(
+            f"{path}: {STEM} has patches of {tuple(found)} pixels, the model {tuple(wanted)}: "
+            f"{encoder.patch_is_final}"
+        )
 
 
 def _place_layer_scale(

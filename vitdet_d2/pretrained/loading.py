@@ -32,6 +32,7 @@ from vitdet_d2.pretrained.recognise import encoder_of
 from vitdet_d2.pretrained.report import LoadReport, summarise
 from vitdet_d2.pretrained.traits import traits_of
 from vitdet_d2.zoo.addresses import redact
+from vitdet_d2.zoo.initialisations import RANDOM, starts_at_random
 
 __all__ = ["LoadReport", "load"]
 
@@ -73,7 +74,8 @@ def load(
         model: a detector, or a backbone; it may be wrapped for distributed training. On the meta
             device it takes the file's tensors themselves, so that nothing is held twice.
         path_or_url: a file, web address, ``detectron2://NAME`` (with or without
-            ``?matching_heuristics=True``), or the name of a released checkpoint or initialisation.
+            ``?matching_heuristics=True``), or the name of a released checkpoint or initialisation;
+            ``random`` or nothing: the model stays as it is.
         source: what the weights are (``mae``, ``beit``, ...), where their keys cannot tell it.
         layer_scale: ``fold`` LayerScale into the layers before it (exact; training then differs),
             ``keep`` it, or ``auto``: keep it where the model has it.
@@ -95,6 +97,8 @@ def load(
     """
     if isinstance(model, DistributedDataParallel):
         model = model.module
+    if content is None and starts_at_random(os.fspath(path_or_url)):
+        return _stay_random(model, strict_heads)
     if content is None:
         content = read_weights(path_or_url)
     path = redact(os.fspath(path_or_url))
@@ -115,6 +119,28 @@ def load(
         logger.info(line)
     for line in report.warnings():
         logger.warning(line)
+    return report
+
+
+def _stay_random(model: nn.Module, strict_heads: bool) -> LoadReport:
+    """Load nothing, and say so.
+
+    Raises:
+        WeightsError: all weights were asked for.
+    """
+    if strict_heads:
+        raise WeightsError(f"{RANDOM} stands for no weights, and evaluation needs those of a model")
+    report = LoadReport(
+        source=RANDOM,
+        kind="encoder",
+        origin="no weights",
+        how="as named",
+        loaded=(),
+        supplied=(0, 0),
+        initialised=tuple(model.state_dict()),
+    )
+    for line in report.lines():
+        logger.info(line)
     return report
 
 

@@ -75,6 +75,8 @@ class LoadReport:
     def verdict(self) -> str:
         """Whether the backbone got all that it can get."""
         count, total = self.supplied
+        if total == 0:
+            return "nothing is loaded: the model starts at random"
         if count == total:
             return f"all that {self.origin} supplies: {count} of {total}"
         return f"only {count} of the {total} tensors that {self.origin} supplies"
