@@ -16,6 +16,7 @@ from tests.pretrained import golden
 from vitdet_d2.backbones import ViT
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.pretrained import load
+from vitdet_d2.pretrained.options import vit_options
 
 
 def build_vit(made: golden.Golden, patch: int = 16, **options: Any) -> ViT:
@@ -87,6 +88,17 @@ def test_google_file_in_memory_and_its_exact_gelu():
     assert any("127.5" in note for note in report.notes)
     exact = load(build_vit(made), "B_16.npz", content=made.state())
     assert any("gelu_tanh" in note for note in exact.notes)
+
+
+@pytest.mark.parametrize("name", ["mae_p14", "deit_distilled", "deit3", "ibot_scaled", "google"])
+def test_vit_that_is_built_from_a_file_takes_all_of_it(name: str):
+    made = golden.load_golden(name)
+    state = made.state()
+    vit = ViT(**{"num_heads": 3, **vit_options(state), "img_size": made.image.shape[-1]})
+    report = load(vit, name, content=state)
+    golden.assert_features(vit, made)
+    assert report.folded == ()
+    assert report.initialised == ()
 
 
 def test_wrong_number_of_heads_is_refused():
