@@ -1,37 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading pickled weights without running what the file asks for.
 
-A pickle is a program. The few names that honest weight files use are replaced by the functions and
-placeholders below, which can only make numbers and arrays; every other name is an error that says
-it. The same replacements serve ``torch.load(weights_only=True)``.
-
-Vocabulary:
-    name: the dotted path of a class or function that a pickle asks for.
-    placeholder: stands for an array, a dtype or a settings object until the file is read to its
-        end; ``plain`` turns the result into dictionaries, lists, numbers and arrays.
+A pickle is a program for a small machine. Here the machine knows only the steps that weights need,
+every name that it is asked for is one of ``SAFE_NAMES`` or an error that says it, and its steps,
+its numbers and its memory are bounded by what honest files hold.
 """
 
 from __future__ import annotations
 
-import math
 import os
 import pickle
-import re
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, Literal, cast
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
+from vitdet_d2.checks.placeholders import Blob, LongText, Name, Placeholder, Settings
+from vitdet_d2.checks.safe_names import SAFE_NAMES, check_key, dotted_name
 from vitdet_d2.errors import WeightsError
 
 # The largest released ViTDet file holds 2.8 GB; larger pickles are no model of ours.
 MAX_FILE_BYTES = 16 * 1024**3
 # Text lines (names, numbers) of honest pickles have at most some hundred characters.
 MAX_LINE_BYTES = 64 * 1024
-
-_DTYPE = re.compile(r"[<>|=]?(?:[?]|[biufc]\d{1,2})")
+# A training checkpoint of ViT-H with its optimizer takes some 200,000 steps, half a second here.
+MAX_STEPS = 5_000_000
+# Shorter data is cheap enough to be copied.
+_SHORT_DATA = 256
+_SHORT_TEXT = 64 * 1024
 
 
 class UnsafeNameError(pickle.UnpicklingError):
@@ -47,127 +45,281 @@ class UnsafeNameError(pickle.UnpicklingError):
         self.name = name
 
 
-class DtypePlaceholder:
-    """A numpy number type; its byte order arrives after its size."""
+class BoundedFile:
+    """A binary file that never hands out (or makes room for) more than it holds."""
 
-    def __init__(self, spec: Any, align: Any = False, copy: Any = True) -> None:  # noqa: ARG002
-        """Read the size.
-
-        Args:
-            spec: a short name such as ``f4``.
-            align: of no use for numbers.
-            copy: of no use for numbers.
-
-        Raises:
-            pickle.UnpicklingError: it is no type of plain numbers.
-        """
-        text = spec.decode("ascii", "replace") if isinstance(spec, bytes) else str(spec)
-        if not _DTYPE.fullmatch(text):
-            raise pickle.UnpicklingError(f"arrays of type {text[:40]!r} hold no plain numbers")
-        self.value = np.dtype(text)
-
-    def __setstate__(self, state: Any) -> None:
-        """Read the byte order: ``(version, order, None, None, None, -1, -1, 0)``.
-
-        Raises:
-            pickle.UnpicklingError: it is no type of plain numbers.
-        """
-        if not isinstance(state, tuple) or len(state) < 5 or state[2:5] != (None, None, None):
-            raise pickle.UnpicklingError("an array type with fields or subarrays")
-        order = state[1].decode() if isinstance(state[1], bytes) else state[1]
-        if order not in ("<", ">", "|", "="):
-            raise pickle.UnpicklingError("an unknown byte order")
-        self.value = self.value.newbyteorder(cast(Literal["<", ">", "|", "="], order))
-
-
-class ArrayPlaceholder:
-    """A numpy array; what it holds arrives after it was asked for."""
-
-    def __init__(self, kind: Any = None, shape: Any = (0,), typecode: Any = b"b") -> None:  # noqa: ARG002
-        """Start empty; the arguments are those of numpy's own reader, and of no use.
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        """Wrap a file.
 
         Args:
-            kind: the class of the array.
-            shape: empty.
-            typecode: of no meaning for an empty array.
+            file: open, at its beginning.
+            size: in bytes.
         """
-        self.value = np.empty(0)
+        self._file = file
+        self.left = size
 
-    def __setstate__(self, state: Any) -> None:
-        """Read ``(version, shape, dtype, is_fortran, bytes)``; the version may be missing.
+    def read(self, count: int = -1) -> bytes:
+        """Read exactly ``count`` bytes.
 
         Raises:
-            pickle.UnpicklingError: it is no array of numbers.
+            EOFError: the file ends before.
         """
-        if not isinstance(state, tuple) or len(state) not in (4, 5):
-            raise pickle.UnpicklingError("an array of an unknown format")
-        shape, dtype, is_fortran, raw = state[-4:]
-        self.value = _array(raw, dtype, shape, "F" if is_fortran else "C")
+        if not 0 <= count <= self.left:
+            raise EOFError("the file ends in the middle of a value")
+        self.left -= count
+        return self._file.read(count)
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer.
+
+        Raises:
+            EOFError: the file ends before.
+        """
+        view = memoryview(buffer).cast("B")
+        if len(view) > self.left:
+            raise EOFError("the file ends in the middle of a value")
+        self.left -= len(view)
+        done = 0
+        while done < len(view):
+            count = self._file.readinto(view[done:])  # type: ignore[attr-defined]
+            if not count:
+                raise EOFError("the file became shorter while it was read")
+            done += count
+        return done
+
+    def readline(self) -> bytes:
+        """Read a line of bounded length."""
+        line = self._file.readline(min(MAX_LINE_BYTES, self.left))
+        self.left -= len(line)
+        return line
 
 
-class SettingsPlaceholder:
-    """A settings object of a training script (``argparse.Namespace``); becomes a dictionary."""
+# Steps that weight files have no use for: they reach objects without naming them, or make numbers
+# of any length.
+_REFUSED = (
+    pickle.NEXT_BUFFER,
+    pickle.READONLY_BUFFER,
+    pickle.EXT1,
+    pickle.EXT2,
+    pickle.EXT4,
+    pickle.PERSID,
+    pickle.INST,
+    pickle.OBJ,
+    pickle.LONG4,
+)
 
 
-def _array(raw: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
-    if not isinstance(dtype, DtypePlaceholder):
-        raise pickle.UnpicklingError("an array without a number type")
-    if isinstance(raw, str):
-        raw = raw.encode("latin1")  # written by Python 2
-    shape = tuple(shape) if isinstance(shape, (tuple, list)) else (shape,)
-    if not isinstance(raw, (bytes, bytearray)) or not all(
-        isinstance(size, int) and size >= 0 for size in shape
-    ):
-        raise pickle.UnpicklingError("an array that is not made of numbers")
-    if math.prod(shape) * dtype.value.itemsize != len(raw):
-        raise pickle.UnpicklingError(f"an array of shape {shape} in {len(raw)} bytes")
-    array = np.frombuffer(raw, dtype=dtype.value).reshape(shape, order="F" if order == "F" else "C")
-    return array.astype(dtype.value.newbyteorder("="), order="C")  # a copy that may be written
+def _counted(method: Callable[[Any], None]) -> Callable[[Any], None]:
+    def step(machine: SafeUnpickler) -> None:
+        machine.steps_left -= 1
+        if machine.steps_left < 0:
+            raise pickle.UnpicklingError(f"it takes more than {MAX_STEPS} steps to read")
+        method(machine)
+
+    return step
 
 
-def _from_buffer(raw: Any, dtype: Any, shape: Any, order: Any) -> ArrayPlaceholder:
-    placeholder = ArrayPlaceholder()
-    placeholder.value = _array(raw, dtype, shape, str(order))
-    return placeholder
+# The pure-Python reader: the compiled one makes room for a memo as large as the file tells it to.
+class SafeUnpickler(pickle._Unpickler):
+    """A machine for pickles that makes plain data and placeholders only."""
+
+    stack: list[Any]
+    read: Callable[[int], bytes]
+    readinto: Callable[[Any], int]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
+
+    def __init__(
+        self, file: BoundedFile, names: Mapping[str, Name] = SAFE_NAMES, prefix: str | None = None
+    ) -> None:
+        """Prepare to read one pickle.
+
+        Args:
+            file: at the pickle.
+            names: what it may ask for.
+            prefix: modules below this one hold no code of Python, and all their names are the same
+                as the entry of ``names`` for it.
+        """
+        super().__init__(file, encoding="latin1")
+        self.steps_left = MAX_STEPS
+        self._size = self._copies_left = file.left
+        self._names = names
+        self._prefix = prefix
+
+    def find_class(self, module: str, name: str) -> Name:
+        """Return what stands for a name.
+
+        Raises:
+            UnsafeNameError: nothing does.
+        """
+        dotted = dotted_name(module, name)
+        if self._prefix is not None and dotted.startswith(f"{self._prefix}."):
+            return self._names[self._prefix]
+        if dotted not in self._names:
+            raise UnsafeNameError(dotted)
+        return self._names[dotted]
+
+    def load_reduce(self) -> None:
+        """Call what a name stands for.
+
+        Raises:
+            pickle.UnpicklingError: it is no name, or one that nothing may call.
+        """
+        arguments = self.stack.pop()
+        self.stack[-1] = self._make(self.stack[-1], arguments)
+
+    def load_newobj(self) -> None:
+        """Make an object; the same as a call, here."""
+        self.load_reduce()
+
+    def load_newobj_ex(self) -> None:
+        """Make an object with named arguments, of which weights have none.
+
+        Raises:
+            pickle.UnpicklingError: there are some.
+        """
+        if self.stack.pop():
+            raise pickle.UnpicklingError("an object with named arguments")
+        self.load_reduce()
+
+    def _make(self, name: Any, arguments: Any) -> Any:
+        if not isinstance(name, Name) or not isinstance(arguments, tuple):
+            raise pickle.UnpicklingError("a call of something that is no name")
+        if name.make is None:
+            raise UnsafeNameError(f"{name.dotted}(...)")
+        for argument in arguments:
+            self._charge(argument)
+        return name.make(*arguments)
+
+    def _charge(self, value: Any) -> None:
+        """Count what a call may copy: one step can hand over a large value any number of times.
+
+        Raises:
+            pickle.UnpicklingError: it is more than the file holds.
+        """
+        if isinstance(value, (str, bytes, bytearray)):
+            # What comes of it cannot exceed an honest file.
+            self._copies_left -= len(value)
+            if self._copies_left < 0:
+                raise pickle.UnpicklingError("the data is larger than the file that holds it")
+        elif isinstance(value, (list, tuple, dict)):
+            self.steps_left -= len(value)
+
+    def load_build(self) -> None:
+        """Give state to a placeholder; attributes of dictionaries are of no use here.
+
+        Raises:
+            pickle.UnpicklingError: state for anything else.
+        """
+        state = self.stack.pop()
+        target = self.stack[-1]
+        self._charge(state)
+        if isinstance(target, Placeholder):
+            target.build(state)
+        elif not isinstance(target, OrderedDict):
+            raise pickle.UnpicklingError("state for an object that has none")
+
+    def load_binbytes(self) -> None:
+        """Read binary data into memory of its own."""
+        self._push_data(int.from_bytes(self.read(4), "little"))
+
+    def load_binbytes8(self) -> None:
+        """Read binary data of any length, also an array's memory."""
+        self._push_data(int.from_bytes(self.read(8), "little"))
+
+    def load_binstring(self) -> None:
+        """Read a text of Python 2, which is binary data."""
+        self._push_data(int.from_bytes(self.read(4), "little"), is_text=True)
+
+    def _push_data(self, size: int, *, is_text: bool = False) -> None:
+        if size > self._size:
+            raise EOFError("the file ends in the middle of a value")
+        if size < _SHORT_DATA:
+            data = self.read(size)
+            self.append(data.decode("latin1") if is_text else data)
+            return
+        memory = np.empty(size, np.uint8)
+        self.readinto(memory.data)
+        self.append(Blob(memory, is_text=is_text))
+
+    def load_binunicode(self) -> None:
+        """Read a text."""
+        self._push_text(int.from_bytes(self.read(4), "little"))
+
+    def load_binunicode8(self) -> None:
+        """Read a text of any length."""
+        self._push_text(int.from_bytes(self.read(8), "little"))
+
+    def _push_text(self, size: int) -> None:
+        data = self.read(size)
+        is_short = size < _SHORT_TEXT
+        self.append(data.decode("utf-8", "surrogatepass") if is_short else LongText(data))
+
+    def load_setitem(self) -> None:
+        """Put an entry into a dictionary."""
+        value = self.stack.pop()
+        key = self.stack.pop()
+        self._update(self.stack[-1], [key, value])
+
+    def load_setitems(self) -> None:
+        """Put entries into a dictionary."""
+        items = self.pop_mark()
+        self._update(self.stack[-1], items)
+
+    def load_dict(self) -> None:
+        """Make a dictionary of entries."""
+        items = self.pop_mark()
+        self.append(self._update({}, items))
+
+    def _update(self, table: Any, items: list[Any]) -> Any:
+        if not isinstance(table, dict):
+            raise pickle.UnpicklingError("an entry for something that is no dictionary")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            check_key(key)
+            table[key] = value
+        return table
+
+    def load_additems(self) -> None:
+        """Put items into a set, which is a list here.
+
+        Raises:
+            pickle.UnpicklingError: it is none.
+        """
+        items = self.pop_mark()
+        target = self.stack[-1]
+        if not isinstance(target, list):
+            raise pickle.UnpicklingError("items for something that is no set")
+        target.extend(items)
+
+    def load_frozenset(self) -> None:
+        """Make a set, which is a list here."""
+        self.append(self.pop_mark())
 
 
-def _scalar(dtype: Any, raw: Any) -> int | float | complex | bool:
-    return _array(raw, dtype, (), "C").item()
-
-
-def _encode(text: Any, encoding: Any = "latin1") -> bytes:
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError("a text that is no binary data")
-    return text.encode("latin1")
-
-
-def _empty_bytes() -> bytes:
-    return b""
-
-
-class _NdarrayName:
-    """Stands for the class ``numpy.ndarray``, which is only ever passed to ``_reconstruct``."""
-
-
-_NUMPY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray")
-# A class of dtypes is asked for beside its instances by some versions of numpy.
-_DTYPE_CLASSES = [f"Float{n}DType" for n in (16, 32, 64)] + [
-    f"{sign}Int{n}DType" for sign in ("", "U") for n in (8, 16, 32, 64)
-]
-
-SAFE_NAMES: dict[str, Callable[..., Any]] = {
-    "collections.OrderedDict": OrderedDict,
-    "_codecs.encode": _encode,
-    "builtins.bytes": _empty_bytes,
-    "__builtin__.bytes": _empty_bytes,
-    "argparse.Namespace": SettingsPlaceholder,
-    "numpy.ndarray": _NdarrayName,
-    "numpy.dtype": DtypePlaceholder,
-    "numpy.core.numeric._frombuffer": _from_buffer,
-    "numpy._core.numeric._frombuffer": _from_buffer,
-    **{f"{module}._reconstruct": ArrayPlaceholder for module in _NUMPY_MODULES},
-    **{f"{module}.scalar": _scalar for module in _NUMPY_MODULES},
-    **{f"numpy.dtypes.{name}": DtypePlaceholder for name in (*_DTYPE_CLASSES, "BoolDType")},
+_OWN = {
+    pickle.REDUCE: SafeUnpickler.load_reduce,
+    pickle.NEWOBJ: SafeUnpickler.load_newobj,
+    pickle.NEWOBJ_EX: SafeUnpickler.load_newobj_ex,
+    pickle.BUILD: SafeUnpickler.load_build,
+    pickle.BINBYTES: SafeUnpickler.load_binbytes,
+    pickle.BINBYTES8: SafeUnpickler.load_binbytes8,
+    pickle.BYTEARRAY8: SafeUnpickler.load_binbytes8,
+    pickle.BINSTRING: SafeUnpickler.load_binstring,
+    pickle.BINUNICODE: SafeUnpickler.load_binunicode,
+    pickle.BINUNICODE8: SafeUnpickler.load_binunicode8,
+    pickle.SETITEM: SafeUnpickler.load_setitem,
+    pickle.SETITEMS: SafeUnpickler.load_setitems,
+    pickle.DICT: SafeUnpickler.load_dict,
+    pickle.EMPTY_SET: pickle._Unpickler.load_empty_list,  # type: ignore[attr-defined]
+    pickle.ADDITEMS: SafeUnpickler.load_additems,
+    pickle.FROZENSET: SafeUnpickler.load_frozenset,
+}
+SafeUnpickler.dispatch.update({code[0]: method for code, method in _OWN.items()})
+SafeUnpickler.dispatch = {
+    code: _counted(method)
+    for code, method in SafeUnpickler.dispatch.items()
+    if code not in {refused[0] for refused in _REFUSED}
 }
 
 
@@ -182,6 +334,7 @@ def plain(value: Any) -> Any:
 
     Raises:
         WeightsError: the nest is deeper than any checkpoint.
+        pickle.UnpicklingError: something in it was never finished.
     """
     try:
         return _plain(value, {})
@@ -192,131 +345,29 @@ def plain(value: Any) -> Any:
 
 
 def _plain(value: Any, done: dict[int, Any]) -> Any:
-    if isinstance(value, (DtypePlaceholder, ArrayPlaceholder)):
-        return value.value
     if id(value) in done:
         return done[id(value)]
-    if isinstance(value, SettingsPlaceholder):
-        value = value.__dict__
-    if isinstance(value, dict):
+    if isinstance(value, Name):
+        return value.dotted
+    if isinstance(value, Placeholder) and not isinstance(value, Settings):
+        done[id(value)] = value.result()
+        return done[id(value)]
+    items = value.values if isinstance(value, Settings) else value
+    if isinstance(items, dict):
         table: dict[Any, Any] = {}
         done[id(value)] = table
-        table.update((key, _plain(item, done)) for key, item in value.items())
+        for key, item in items.items():
+            table[_plain(key, done)] = _plain(item, done)
         return table
-    if isinstance(value, list):
-        items: list[Any] = []
-        done[id(value)] = items
-        items.extend(_plain(item, done) for item in value)
-        return items
-    if isinstance(value, tuple):
-        return tuple(_plain(item, done) for item in value)
+    if isinstance(items, list):
+        entries: list[Any] = []
+        done[id(value)] = entries
+        entries.extend(_plain(item, done) for item in items)
+        return entries
+    if isinstance(items, tuple):
+        done[id(value)] = tuple(_plain(item, done) for item in items)
+        return done[id(value)]
     return value
-
-
-class _BoundedFile:
-    """A binary file that never hands out (or makes room for) more than it holds."""
-
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file = file
-        self._left = size
-
-    def read(self, count: int = -1) -> bytes:
-        """Read exactly ``count`` bytes.
-
-        Raises:
-            EOFError: the file ends before.
-        """
-        if not 0 <= count <= self._left:
-            raise EOFError("the file ends in the middle of a value")
-        self._left -= count
-        return self._file.read(count)
-
-    def readinto(self, buffer: Any) -> int:
-        """Fill a buffer."""
-        data = self.read(len(buffer))
-        buffer[:] = data
-        return len(data)
-
-    def readline(self) -> bytes:
-        """Read a line of bounded length."""
-        line = self._file.readline(min(MAX_LINE_BYTES, self._left))
-        self._left -= len(line)
-        return line
-
-
-# Opcodes that weight files have no use for; they reach objects without naming them.
-_REFUSED = (
-    pickle.NEXT_BUFFER,
-    pickle.READONLY_BUFFER,
-    pickle.EXT1,
-    pickle.EXT2,
-    pickle.EXT4,
-    pickle.PERSID,
-    pickle.BINPERSID,
-    pickle.INST,
-    pickle.OBJ,
-)
-
-
-# The pure-Python reader: the compiled one makes room for a memo as large as the file tells it to.
-class _RestrictedUnpickler(pickle._Unpickler):
-    stack: list[Any]
-    read: Callable[[int], bytes]
-    append: Callable[[Any], None]
-    dispatch: ClassVar[dict[int, Any]] = {
-        code: method
-        for code, method in pickle._Unpickler.dispatch.items()
-        if code not in {opcode[0] for opcode in _REFUSED}
-    }
-
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        super().__init__(_BoundedFile(file, size), encoding="latin1")
-        self._encoded_left = size
-
-    def find_class(self, module: str, name: str) -> Callable[..., Any]:
-        """Return the replacement of a name.
-
-        Raises:
-            UnsafeNameError: the name has none.
-        """
-        dotted = f"{module}.{name}"
-        if dotted == "_codecs.encode":
-            return self._encode
-        if dotted not in SAFE_NAMES:
-            raise UnsafeNameError(dotted)
-        return SAFE_NAMES[dotted]
-
-    def _encode(self, text: Any, encoding: Any = "latin1") -> bytes:
-        # A text can be repeated in a few bytes; what comes of it cannot exceed an honest file.
-        encoded = _encode(text, encoding)
-        self._encoded_left -= len(encoded)
-        if self._encoded_left < 0:
-            raise pickle.UnpicklingError("the data is larger than the file that holds it")
-        return encoded
-
-    def load_bytearray8(self) -> None:
-        """Read an array's memory; the original makes room for it before it looks for the data."""
-        size = int.from_bytes(self.read(8), "little")
-        self.append(bytearray(self.read(size)))
-
-    dispatch[pickle.BYTEARRAY8[0]] = load_bytearray8
-
-    def load_build(self) -> None:
-        """Give state to a placeholder; attributes of dictionaries are of no use here.
-
-        Raises:
-            pickle.UnpicklingError: state for anything else.
-        """
-        state = self.stack.pop()
-        target = self.stack[-1]
-        if isinstance(target, (ArrayPlaceholder, DtypePlaceholder)):
-            target.__setstate__(state)
-        elif isinstance(target, SettingsPlaceholder) and isinstance(state, dict):
-            target.__dict__.update(state)
-        elif not isinstance(target, OrderedDict):
-            raise pickle.UnpicklingError("state for an object that has none")
-
-    dispatch[pickle.BUILD[0]] = load_build
 
 
 def load_pickle(path: str | os.PathLike[str]) -> Any:
@@ -333,31 +384,50 @@ def load_pickle(path: str | os.PathLike[str]) -> Any:
             what.
     """
     size = Path(path).stat().st_size
+    check_size(path, size)
+    try:
+        with open(path, "rb") as file:
+            return plain(SafeUnpickler(BoundedFile(file, size)).load())
+    except Exception as error:
+        raise WeightsError(explained(path, error)) from None
+
+
+def check_size(path: str | os.PathLike[str], size: int) -> None:
+    """Refuse files that are larger than any model.
+
+    Args:
+        path: the file.
+        size: in bytes.
+
+    Raises:
+        WeightsError: it is.
+    """
     if size > MAX_FILE_BYTES:
         raise WeightsError(
             f"{path}: a pickle of {size} bytes is larger than any model ({MAX_FILE_BYTES}); "
             "convert it to .safetensors where it was made"
         )
-    try:
-        with open(path, "rb") as file:
-            return plain(_RestrictedUnpickler(file, size).load())
-    except UnsafeNameError as error:
-        raise WeightsError(unsafe_message(path, error.name)) from None
-    except WeightsError as error:
-        raise WeightsError(f"{path}: {error}") from None
-    # A hostile or damaged program can fail in any way; none of them ran anything but our code.
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise WeightsError(
-            f"{path}: damaged, or no pickle of weights ({reason[:200]}); get the file again, and "
-            "compare its size and checksum with the source's"
-        ) from None
 
 
-def unsafe_message(path: str | os.PathLike[str], name: str) -> str:
-    """Return the message for a file that asks for a name not in ``SAFE_NAMES``."""
+def explained(path: str | os.PathLike[str], error: Exception) -> str:
+    """Return the message for a pickle that could not be read.
+
+    A hostile or damaged program can fail in any way; none of them ran anything but our code.
+
+    Args:
+        path: the file.
+        error: what was raised while it was read.
+    """
+    if isinstance(error, UnsafeNameError):
+        return (
+            f"{path}: refused, the file asks for the Python object `{error.name}`, which weights "
+            "do not need and which could run code. If you trust where it is from, load it there "
+            "and save only its tensors, best as .safetensors"
+        )
+    if isinstance(error, WeightsError):
+        return f"{path}: {error}"
+    reason = f"{type(error).__name__}: {error}"
     return (
-        f"{path}: refused, the file asks for the Python object `{name}`, which weights do not "
-        "need and which could run code. If you trust where it is from, load it there and save "
-        "only its tensors, best as .safetensors"
+        f"{path}: cut off, damaged, or no pickle of weights ({reason[:200]}); get the file again, "
+        "and compare its size and checksum with the source's"
     )

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights by path or address, as CPU tensors, without running anything in the file.
 
-Formats: .safetensors, .pth of any age, .pkl of Detectron2's model zoo; recognised by content.
+Formats: .safetensors, .pth (.pt, .bin, .pth.tar) of any age, TorchScript, .npz, .pkl of
+Detectron2's model zoo; recognised by content.
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
             accepted, and ignored.
 
     Returns:
-        What the file holds; numpy arrays are tensors.
+        What the file holds; numpy arrays are tensors. What the writer of a .safetensors file noted
+        is a dictionary of texts under ``__metadata__``.
 
     Raises:
         DownloadError: the file cannot be downloaded now.
@@ -54,7 +56,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
         if local == address:
             raise WeightsError(f"{error}{_name_advice(local)}") from None
         raise WeightsError(f"{redact(address)}: {error}") from None
-    tensors = _to_tensors(content)
+    tensors = _to_tensors(content, {})
     assert isinstance(tensors, dict), "a dictionary stays one"
     return tensors
 
@@ -144,11 +146,20 @@ def _name_advice(path: str) -> str:
     return f", or a name of the model zoo (did you mean {' or '.join(near)}?)"
 
 
-def _to_tensors(value: Any) -> Any:
+def _to_tensors(value: Any, done: dict[int, Any]) -> Any:
+    """Return the same nest with tensors in place of arrays, in the memory of those."""
+    if id(value) in done:
+        return done[id(value)]
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(value)
-    if isinstance(value, dict):
-        return {key: _to_tensors(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_to_tensors(item) for item in value)
-    return value
+        done[id(value)] = torch.from_numpy(value)
+    elif isinstance(value, dict):
+        table = done[id(value)] = {}
+        table.update((key, _to_tensors(item, done)) for key, item in value.items())
+    elif isinstance(value, list):
+        items = done[id(value)] = []
+        items.extend(_to_tensors(item, done) for item in value)
+    elif isinstance(value, tuple):
+        done[id(value)] = tuple(_to_tensors(item, done) for item in value)
+    else:
+        return value
+    return done[id(value)]

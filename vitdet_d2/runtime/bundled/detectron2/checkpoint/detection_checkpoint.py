@@ -80,6 +80,7 @@ class DetectionCheckpointer(Checkpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         data = read_weights_file(filename)
+        data.pop("__metadata__", None)
         if "model" not in data:
             if any(name == "blobs" or name.endswith("_w") for name in data):
                 raise WeightsError(
