@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime
 import pickle
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -73,7 +74,7 @@ def _range(*limits: Any) -> list[Any]:
 
 def _path(*parts: Any) -> str:
     texts = [part.result() if isinstance(part, LongText) else part for part in parts]
-    return "/".join(texts).replace("//", "/", 1)
+    return "/".join(text.rstrip("/\\") for text in texts) or "/"
 
 
 def _device(kind: Any, index: Any = None) -> str:
@@ -117,7 +118,9 @@ def _all(modules: Sequence[str], table: dict[str, Any]) -> dict[str, Any]:
     return {f"{module}.{name}": make for module in modules for name, make in table.items()}
 
 
-_PATHS = dict.fromkeys(("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath"), _path)
+_PATHS = dict.fromkeys(
+    ("Path", "PosixPath", "WindowsPath", "PurePath", "PurePosixPath", "PureWindowsPath"), _path
+)
 _SCALAR_TYPES = (
     "float16 float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool bool_ "
     "complex64 complex128 str_ bytes_ longlong ulonglong"
@@ -179,19 +182,22 @@ _MAKERS: dict[str, Callable[..., Any] | None] = {
 
 SAFE_NAMES = {dotted: Name(dotted, make) for dotted, make in _MAKERS.items()}
 
-# Where today's names were in Python 2 and in numpy 1.
+# Where today's modules were in numpy 1.
 _MOVED = {
-    "__builtin__": "builtins",
     "numpy.core.multiarray": "numpy._core.multiarray",
     "numpy.core.numeric": "numpy._core.numeric",
 }
 
 
 def dotted_name(module: str, name: str) -> str:
-    """Return the present dotted path of a name.
+    """Return the present dotted path of a name, also where Python 2 or numpy 1 had another.
 
     Args:
         module: as in the file.
         name: as in the file.
     """
+    # Python 3 writes the names of Python 2 too, where a file is to be read by both.
+    if (module, name) in NAME_MAPPING:
+        module, name = NAME_MAPPING[module, name]
+    module = IMPORT_MAPPING.get(module, module)
     return f"{_MOVED.get(module, module)}.{name}"
