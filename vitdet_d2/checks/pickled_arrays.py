@@ -98,23 +98,28 @@ def _array(raw: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
         isinstance(size, int) and 0 <= size < 2**63 for size in shape
     ):
         raise pickle.UnpicklingError("an array of an impossible shape")
-    memory = _memory(raw)
+    blob = _blob(raw)
+    memory = blob.memory
     if math.prod(shape) * dtype.value.itemsize != len(memory):
         raise pickle.UnpicklingError(f"an array of shape {shape} in {len(memory)} bytes")
     array = memory.view(dtype.value).reshape(shape, order="F" if order == "F" else "C")
+    if not array.dtype.isnative or not array.flags.c_contiguous:
+        blob.copy_once()
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     return np.require(array, requirements="C")  # no copy where it is so already
 
 
-def _memory(raw: Any) -> np.ndarray:
-    if isinstance(raw, (Blob, LongText)):
-        return raw.take()
+def _blob(raw: Any) -> Blob:
+    if isinstance(raw, LongText):
+        return raw.encoded()
+    if isinstance(raw, Blob):
+        return raw
     if isinstance(raw, str):
         raw = raw.encode("latin1")  # written by Python 2
     if not isinstance(raw, (bytes, bytearray)):
         raise pickle.UnpicklingError("an array that is not made of numbers")
-    return np.frombuffer(bytearray(raw), np.uint8)
+    return Blob(np.frombuffer(bytearray(raw), np.uint8))
 
 
 def from_buffer(raw: Any, dtype: Any, shape: Any, order: Any) -> Array:

@@ -53,7 +53,11 @@ class Placeholder:
 
 
 class Blob(Placeholder):
-    """Binary data in memory of its own, which one array takes over without a copy."""
+    """Binary data in memory of its own, which arrays take over without a copy.
+
+    Honest files give each array data of its own. Where a file names one for several, they share
+    it: copies would let a small file ask for any amount of memory.
+    """
 
     def __init__(self, memory: np.ndarray, *, is_text: bool = False) -> None:
         """Hold the memory.
@@ -62,24 +66,23 @@ class Blob(Placeholder):
             memory: bytes, writable.
             is_text: whether Python 2 wrote it, which had no other type for text.
         """
-        self._memory: np.ndarray | None = memory
+        self.memory = memory
         self._is_text = is_text
+        self._was_copied = False
 
-    def take(self) -> np.ndarray:
-        """Return the memory, once.
+    def copy_once(self) -> None:
+        """Note that an array had to be copied out of it.
 
         Raises:
-            pickle.UnpicklingError: it belongs to another array already.
+            pickle.UnpicklingError: for the second time.
         """
-        # Else a small file could ask for any number of arrays.
-        if self._memory is None:
-            raise pickle.UnpicklingError("two arrays of the same data")
-        memory, self._memory = self._memory, None
-        return memory
+        if self._was_copied:
+            raise pickle.UnpicklingError("several arrays of the same data")
+        self._was_copied = True
 
     def result(self) -> bytes | str:
         """Return plain bytes, or text."""
-        data = self.take().tobytes()
+        data = self.memory.tobytes()
         return data.decode("latin1") if self._is_text else data
 
 
@@ -93,16 +96,19 @@ class LongText(Placeholder):
             utf8: as in the file.
         """
         self._utf8: bytes | None = utf8
+        self._blob: Blob | None = None
 
-    def take(self) -> np.ndarray:
-        """Return the data that the text encodes, once.
+    def __len__(self) -> int:
+        """Return its length in bytes."""
+        return len(self._utf8 or b"")
 
-        Raises:
-            pickle.UnpicklingError: it belongs to another array already.
-        """
-        data = self.result().encode("latin1")
-        self._utf8 = None
-        return np.frombuffer(bytearray(data), np.uint8)
+    def encoded(self) -> Blob:
+        """Return the data that the text encodes, in place of the text."""
+        if self._blob is None:
+            data = self.result().encode("latin1")
+            self._blob = Blob(np.frombuffer(bytearray(data), np.uint8))
+            self._utf8 = None
+        return self._blob
 
     def result(self) -> str:
         """Return the text.
@@ -111,7 +117,7 @@ class LongText(Placeholder):
             pickle.UnpicklingError: it was data.
         """
         if self._utf8 is None:
-            raise pickle.UnpicklingError("two arrays of the same data")
+            raise pickle.UnpicklingError("data as a text")
         return self._utf8.decode("utf-8", "surrogatepass")
 
 

@@ -23,7 +23,7 @@ def _encode(text: Any, encoding: Any = "latin1") -> bytes | Blob:
     if encoding not in ("latin1", "latin-1"):
         raise pickle.UnpicklingError("a text that is no binary data")
     if isinstance(text, LongText):
-        return Blob(text.take())
+        return text.encoded()
     if not isinstance(text, str):
         raise pickle.UnpicklingError("a text that is no binary data")
     return text.encode("latin1")

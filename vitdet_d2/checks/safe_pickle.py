@@ -198,7 +198,7 @@ class SafeUnpickler(pickle._Unpickler):
         Raises:
             pickle.UnpicklingError: it is more than the file holds.
         """
-        if isinstance(value, (str, bytes, bytearray)):
+        if isinstance(value, (str, bytes, LongText)):
             # What comes of it cannot exceed an honest file.
             self._copies_left -= len(value)
             if self._copies_left < 0:
@@ -294,7 +294,8 @@ class SafeUnpickler(pickle._Unpickler):
 
     def load_frozenset(self) -> None:
         """Make a set, which is a list here."""
-        self.append(self.pop_mark())
+        items = self.pop_mark()  # changes what `append` is
+        self.append(items)
 
 
 _OWN = {
