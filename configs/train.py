@@ -4,6 +4,13 @@
 train = {
     "output_dir": "./output",
     "init_checkpoint": "",
+    "init_options": {
+        "source": None,  # by the keys of the file, or by its name
+        "layer_scale": "auto",
+        "patch_resize": "pinv",
+        "allow_partial": False,
+        "normalisation": "source",
+    },
     "max_iter": 90000,
     "amp": {"enabled": True, "dtype": "bf16"},  # switched off on the CPU
     "ddp": {

@@ -37,11 +37,11 @@ class Engine:
         self.error: BaseException | None = None
 
     def do_train(
-        self, cfg: DictConfig, *, resume: str, on_accepted: Callable[[], object] | None
+        self, cfg: DictConfig, *, resume: str, on_accepted: Callable[[DictConfig], object] | None
     ) -> None:
         self._record("train", cfg, resume)
         if on_accepted is not None:
-            on_accepted()
+            on_accepted(cfg)
 
     def do_eval(self, cfg: DictConfig) -> dict[str, Any]:
         self._record("eval", cfg, None)

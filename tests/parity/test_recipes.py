@@ -194,6 +194,13 @@ def test_training_settings(pair):
     ours, theirs = pair
     # Ours differ in precision and device; what Detectron2 has no key for is off.
     beyond = {
+        "init_options": {
+            "source": None,
+            "layer_scale": "auto",
+            "patch_resize": "pinv",
+            "allow_partial": False,
+            "normalisation": "source",
+        },
         "amp": {"enabled": True, "dtype": "bf16"},
         "device": "auto",
         "seed": -1,

@@ -31,6 +31,7 @@ class RunArguments:
         auto_increment: take the next free number where the output folder holds a run.
         eval_only: evaluate, without training.
         weights: what is evaluated; None: the recipe's ``train.init_checkpoint``.
+        allow_partial: accept first weights that lack parts of the backbone.
         overrides: ``key=value``, ``+key=value`` and ``~key``, in order.
         debug: show tracebacks of errors.
     """
@@ -45,6 +46,7 @@ class RunArguments:
     auto_increment: bool = False
     eval_only: bool = False
     weights: str | None = None
+    allow_partial: bool = False
     overrides: tuple[str, ...] = ()
     debug: bool = False
 
@@ -115,6 +117,12 @@ def parse_train(argv: Sequence[str], prog: str = "vitdet train") -> RunArguments
     add("--overwrite", action="store_true", help="replace the run in the output folder")
     add("--auto-increment", action="store_true", help="number the output folder if it is taken")
     add("--eval-only", action="store_true", help="evaluate train.init_checkpoint, do not train")
+    add(
+        "--allow-partial",
+        action="store_true",
+        help="train from weights that lack parts of the backbone "
+        "(train.init_options.allow_partial=true)",
+    )
     parsed = parser.parse_intermixed_args(_spell_out_resume(argv))
     arguments = RunArguments(**{**vars(parsed), "overrides": tuple(parsed.overrides)})
     _check_train(arguments)
@@ -136,6 +144,8 @@ def _spell_out_resume(argv: Sequence[str]) -> list[str]:
 
 
 def _check_train(arguments: RunArguments) -> None:
+    if arguments.allow_partial and arguments.eval_only:
+        raise RecipeError("--allow-partial is for training; evaluation needs all weights")
     continues = arguments.resume != "never"
     if continues and (arguments.overwrite or arguments.auto_increment):
         other = "--overwrite" if arguments.overwrite else "--auto-increment"

@@ -35,6 +35,13 @@ DEFAULTS: dict[str, Any] = {
     "train": {
         "output_dir": "./output",
         "init_checkpoint": "",
+        "init_options": {
+            "source": None,
+            "layer_scale": "auto",
+            "patch_resize": "pinv",
+            "allow_partial": False,
+            "normalisation": "source",
+        },
         "max_iter": 90000,
         "amp": {"enabled": False, "dtype": "bf16"},
         "ddp": {

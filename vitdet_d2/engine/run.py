@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from detectron2.utils import comm
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import vitdet_d2
 from vitdet_d2 import runtime
@@ -23,6 +23,7 @@ from vitdet_d2.engine.arguments import RunArguments
 from vitdet_d2.engine.input_size import check_input_size
 from vitdet_d2.engine.launch import Plan, launch, make_plan
 from vitdet_d2.engine.recipe_json import changes, to_json
+from vitdet_d2.engine.recipe_statistics import KEYS as STATISTICS
 from vitdet_d2.engine.recipes import load_scaled_recipe, save_resolved
 from vitdet_d2.engine.run_folder import claim, make_writable
 from vitdet_d2.engine.terminal import quiet_third_parties, start_logging, stop_logging
@@ -30,6 +31,8 @@ from vitdet_d2.errors import RecipeError, UserError
 from vitdet_d2.solver.scaling import ScaledKey, format_scaling
 
 logger = logging.getLogger(__name__)
+
+_STATISTICS_KEYS = tuple(f"model.{key}" for key in STATISTICS)
 
 
 def run(arguments: RunArguments) -> None:
@@ -67,6 +70,8 @@ def resolve(arguments: RunArguments, plan: Plan) -> tuple[DictConfig, list[Scale
     )
     if arguments.weights is not None:
         cfg.train.init_checkpoint = arguments.weights
+    if arguments.allow_partial:
+        cfg.train.init_options.allow_partial = True
     choose_device(cfg, arguments, plan)
     check_input_size(cfg)
     return cfg, scaled
@@ -133,9 +138,17 @@ def run_rank(arguments: RunArguments, plan: Plan) -> None:
             elif scaled:
                 logger.info("The recipe is for train.global_batch=%d", cfg.train.global_batch)
             # As it was asked for: the next run may be on another machine.
-            accepted = functools.partial(save_resolved, copy.deepcopy(cfg), folder)
+            accepted = functools.partial(_save_recipe, copy.deepcopy(cfg), folder)
         cfg.train.device = device
         do_train(cfg, resume=arguments.resume, on_accepted=accepted)
+
+
+def _save_recipe(asked: DictConfig, folder: Path, used: DictConfig) -> None:
+    """Save a recipe as it was asked for, but for the pixel statistics, which weights may bring."""
+    for key in STATISTICS:
+        if OmegaConf.select(asked, f"model.{key}") is not None:
+            asked.model[key] = used.model[key]
+    save_resolved(asked, folder)
 
 
 @contextlib.contextmanager
@@ -160,6 +173,9 @@ def _log_start(cfg: DictConfig, folder: Path, arguments: RunArguments) -> None:
     if saved.is_file():
         with contextlib.suppress(ValueError):  # cut off by a crash of the file system
             for change in changes(saved.read_text(encoding="utf-8"), to_json(cfg)):
+                # A checkpoint brings its own.
+                if arguments.resume != "never" and change.startswith(_STATISTICS_KEYS):
+                    continue
                 logger.warning("Recipe changed since the last start: %s", change)
 
 

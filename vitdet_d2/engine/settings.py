@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from vitdet_d2.engine.init_options import InitOptions, read_init_options
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.zoo.initialisations import starts_at_random
 
@@ -29,6 +30,7 @@ class TrainSettings:
         output_dir: the run folder.
         init_checkpoint: path, address or name of the first weights; empty (also where the recipe
             says ``random``): none.
+        init_options: how they are loaded.
         max_iter: iterations in all.
         device: "auto", "cuda" or "cpu", or any name that torch knows.
         amp_dtype: what autocast computes in on a GPU; None where ``amp.enabled`` is false.
@@ -57,6 +59,7 @@ class TrainSettings:
 
     output_dir: Path
     init_checkpoint: str
+    init_options: InitOptions
     max_iter: int
     device: str
     amp_dtype: torch.dtype | None
@@ -92,6 +95,7 @@ def read_settings(cfg: DictConfig) -> TrainSettings:
     return TrainSettings(
         output_dir=Path(str(_get(cfg, "output_dir", "./output"))),
         init_checkpoint="" if starts_at_random(first_weights) else first_weights,
+        init_options=read_init_options(cfg),
         max_iter=_count(cfg, "max_iter", 90000, least=0),
         device=str(_get(cfg, "device", "auto")),
         amp_dtype=_amp_dtype(cfg),

@@ -7,6 +7,7 @@ on the CPU, "train to N" and "train to k, be killed, resume to N" end with bit-i
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,7 @@ from vitdet_d2.engine.checkpoint_store import FINAL, CheckpointStore
 from vitdet_d2.engine.evaluate import draw_pictures
 from vitdet_d2.engine.inputs import prepare_inputs
 from vitdet_d2.engine.recipe_json import to_json
+from vitdet_d2.engine.recipe_statistics import use_statistics
 from vitdet_d2.engine.run_hooks import run_hooks
 from vitdet_d2.engine.settings import TrainSettings, read_settings
 from vitdet_d2.engine.stop_signals import StopRequest
@@ -47,7 +49,10 @@ Resume = Literal["never", "required", "auto"]
 
 
 def do_train(
-    cfg: DictConfig, *, resume: Resume = "never", on_accepted: Callable[[], object] | None = None
+    cfg: DictConfig,
+    *,
+    resume: Resume = "never",
+    on_accepted: Callable[[DictConfig], object] | None = None,
 ) -> None:
     """Train; runs in every process. The run folder exists and is this run's.
 
@@ -56,8 +61,8 @@ def do_train(
             ``optimizer`` and ``lr_multiplier``.
         resume: "never" starts anew, "required" continues the newest verified checkpoint of the
             run folder, "auto" does that where there is one.
-        on_accepted: called once data, model and checkpoint have been accepted, before the first
-            iteration.
+        on_accepted: called with the recipe as it runs once data, model and checkpoint have been
+            accepted, before the first iteration.
 
     Raises:
         RecipeError: a setting is wrong, or there is nothing to resume.
@@ -85,9 +90,13 @@ def do_train(
         start_iter = parts.restore(state)
         logger.info("Resuming from %s at iteration %d", found, start_iter)
     elif first_weights:
-        _load_first_weights(parts, first_weights)
+        settings.init_options.load(parts.model, first_weights)
+        if parts.average is not None:
+            parts.average.restart()
     else:
         logger.info("train.init_checkpoint names no weights: training starts at random ones")
+    use_statistics(cfg, parts.model)
+    parts = dataclasses.replace(parts, recipe=to_json(cfg))
 
     with StopRequest() as stop:
         trainer = Trainer(
@@ -107,7 +116,7 @@ def do_train(
             restore_rng(state, seed)
         del state
         if on_accepted is not None:
-            on_accepted()
+            on_accepted(cfg)
         trainer.train(start_iter, settings.max_iter)
     if settings.pictures and comm.is_main_process():
         with parts.evaluated_weights():
@@ -170,7 +179,6 @@ def _build_parts(
 ) -> TrainingParts:
     if settings.best_metric is not None:
         require_metric(cfg, settings.best_metric, info.thing_classes)
-    recipe = to_json(cfg)
     model = build_model(cfg, device)
     logger.debug("Model:\n%s", model)
     frozen = apply_vit_options(model, settings, device)
@@ -186,16 +194,8 @@ def _build_parts(
         max_iter=settings.max_iter,
         thing_classes=info.thing_classes,
         dataset_ids=info.dataset_ids,
-        recipe=recipe,
+        recipe=to_json(cfg),
         accumulate=settings.accumulate,
         average=build_average(model, settings),
         frozen=frozen,
     )
-
-
-def _load_first_weights(parts: TrainingParts, init_checkpoint: str) -> None:
-    from vitdet_d2.pretrained import load
-
-    load(parts.model, init_checkpoint)
-    if parts.average is not None:
-        parts.average.restart()

@@ -31,6 +31,11 @@ from vitdet_d2.engine import random_state
 from vitdet_d2.engine.ema import WeightAverage
 from vitdet_d2.engine.trainer import Trainer
 from vitdet_d2.errors import RecipeError, WeightsError
+from vitdet_d2.pretrained.model_statistics import (
+    carry_normalisation,
+    saved_statistics,
+    statistics_of,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +124,7 @@ class TrainingParts:
             "recipe": self.recipe,
             "seed": self.seed,
             "world_size": comm.get_world_size(),
+            **statistics_of(self.model),
         }
 
     def restore(self, state: Mapping[str, Any]) -> int:
@@ -154,6 +160,7 @@ class TrainingParts:
             raise WeightsError(
                 f"checkpoint: does not fit this recipe, was the recipe changed? {reason}"
             ) from error
+        self._restore_statistics(state["vitdet_d2"])
         _warn_of_other_rates(configured, self.optimizer)
         self.scheduler.load_state_dict(state["scheduler"])
         # The saved rate follows from the schedule; with another max_iter it would be wrong.
@@ -162,6 +169,15 @@ class TrainingParts:
         self._restore_optional(state)
         self._seek(start_iter, state.get("sampler"))
         return start_iter
+
+    def _restore_statistics(self, saved: Mapping[str, Any]) -> None:
+        """Normalise pixels as before, whatever the recipe says."""
+        statistics = saved_statistics(saved)
+        if statistics is None:
+            return
+        _, alert = carry_normalisation(self.model, statistics, keep=False)
+        if alert:
+            logger.info("A resumed run keeps its %s", alert)
 
     def _restore_optional(self, state: Mapping[str, Any]) -> None:
         """Load what only some runs have; says what starts anew.

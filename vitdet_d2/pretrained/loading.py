@@ -24,7 +24,7 @@ from vitdet_d2.pretrained.detector import match
 from vitdet_d2.pretrained.encoder import STEM, Encoder
 from vitdet_d2.pretrained.fit import Fitted, LayerScale, fit
 from vitdet_d2.pretrained.identity import classes_advice, identify, size_advice
-from vitdet_d2.pretrained.model_statistics import carry_normalisation
+from vitdet_d2.pretrained.model_statistics import carry_normalisation, saved_statistics
 from vitdet_d2.pretrained.needs import check_needs
 from vitdet_d2.pretrained.patch_kernel import PatchResize
 from vitdet_d2.pretrained.reader import read_weights
@@ -32,7 +32,7 @@ from vitdet_d2.pretrained.recognise import encoder_of
 from vitdet_d2.pretrained.report import LoadReport, summarise
 from vitdet_d2.pretrained.traits import traits_of
 from vitdet_d2.zoo.addresses import redact
-from vitdet_d2.zoo.initialisations import RANDOM, starts_at_random
+from vitdet_d2.zoo.initialisations import RANDOM, source_of, starts_at_random
 
 __all__ = ["LoadReport", "load"]
 
@@ -76,7 +76,8 @@ def load(
         path_or_url: a file, web address, ``detectron2://NAME`` (with or without
             ``?matching_heuristics=True``), or the name of a released checkpoint or initialisation;
             ``random`` or nothing: the model stays as it is.
-        source: what the weights are (``mae``, ``beit``, ...), where their keys cannot tell it.
+        source: what the weights are (``mae``, ``beit``, ...), where their keys cannot tell it;
+            None: as the keys, or the name of an initialisation, tell it.
         layer_scale: ``fold`` LayerScale into the layers before it (exact; training then differs),
             ``keep`` it, or ``auto``: keep it where the model has it.
         patch_resize: how a kernel of another patch size is resized: ``pinv`` (features of equal
@@ -103,7 +104,8 @@ def load(
         content = read_weights(path_or_url)
     path = redact(os.fspath(path_or_url))
     choices = _Choices(
-        source=source, layer_scale=layer_scale, patch_resize=patch_resize,
+        source=source or source_of(os.fspath(path_or_url)), layer_scale=layer_scale,
+        patch_resize=patch_resize,
         position_grid=position_grid, allow_partial=allow_partial, normalisation=normalisation,
         strict_heads=strict_heads,
     )  # fmt: skip
@@ -115,6 +117,14 @@ def load(
     else:
         report = _load_encoder(path, model, own, prefix, file, choices)
     report = dataclasses.replace(report, thing_classes=_class_names(content))
+    saved = saved_statistics(content.get("vitdet_d2"))
+    if report.kind == "detector" and saved is not None:
+        line, alert = carry_normalisation(model, saved, keep=normalisation == "recipe")
+        report = dataclasses.replace(
+            report,
+            notes=(*report.notes, *filter(None, [line])),
+            alerts=(*report.alerts, *filter(None, [alert])),
+        )
     for line in report.lines():
         logger.info(line)
     for line in report.warnings():

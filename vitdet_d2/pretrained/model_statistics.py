@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -48,6 +51,44 @@ def carry_normalisation(
         new = torch.tensor([values[i] for i in order], dtype=buffer.dtype, device=buffer.device)
         buffer.copy_(new.reshape(buffer.shape))
     return "", f"pixel statistics: {difference}; the source's are used"
+
+
+def statistics_of(model: nn.Module) -> dict[str, Any]:
+    """Return the statistics of a detector in plain types, for checkpoints; else nothing.
+
+    Args:
+        model: a detector; the values are in the order of its ``input_format``, which is told.
+    """
+    buffers = _buffers(model)
+    if buffers is None:
+        return {}
+    mean, std = ([float(value) for value in buffer.flatten()] for buffer in buffers)
+    order = str(getattr(model, "input_format", None) or "RGB")
+    return {"pixel_mean": mean, "pixel_std": std, "input_format": order}
+
+
+def saved_statistics(saved: Any) -> Normalisation | None:
+    """Return what `statistics_of` gave; None: there is nothing.
+
+    Args:
+        saved: the entry ``vitdet_d2`` of a checkpoint.
+    """
+    if not isinstance(saved, Mapping):
+        return None
+    mean, std = saved.get("pixel_mean"), saved.get("pixel_std")
+    if mean is None or std is None or not (_is_triple(mean) and _is_triple(std)):
+        return None
+    order = (2, 1, 0) if saved.get("input_format") == "BGR" else (0, 1, 2)
+    red, green, blue = (float(mean[i]) for i in order)
+    reds, greens, blues = (float(std[i]) for i in order)
+    return Normalisation(
+        name="in the checkpoint", mean=(red, green, blue), std=(reds, greens, blues)
+    )
+
+
+def _is_triple(value: Any) -> bool:
+    numbers = isinstance(value, (list, tuple)) and len(value) == 3
+    return numbers and all(isinstance(v, (int, float)) for v in value)
 
 
 def _buffers(model: nn.Module) -> tuple[Tensor, Tensor] | None:

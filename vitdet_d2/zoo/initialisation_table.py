@@ -144,7 +144,7 @@ INITIALISATIONS: tuple[Initialisation, ...] = (
         f"{_FAIR}/mae/pretrain/mae_pretrain_vit_{{0}}.pth", {"h": "huge"}, patch=14,
     ),
     *_family(
-        "mocov3_vit_{}", "moco_v3", "MoCo v3, IN1K", _NON_COMMERCIAL,
+        "mocov3_vit_{}", "mocov3", "MoCo v3, IN1K", _NON_COMMERCIAL,
         f"{_FAIR}/moco-v3/vit-{{0}}-300ep/vit-{{0}}-300ep.pth.tar", {"s": "s", "b": "b"},
     ),
     *_family(
@@ -156,10 +156,8 @@ INITIALISATIONS: tuple[Initialisation, ...] = (
         f"{_BEIT}/v1.0/beit_{{0}}_patch16_224_pt22k_ft22k.pth", _BASE_AND_LARGE,
     ),
     *_family(
-        "beit_{}_in1k", "beit", "BEiT, IN1K", _MIT,
+        "beit_{}_in1k", "beit_in1k", "BEiT, IN1K", _MIT,
         f"{_BEIT}/v1.0/beit_{{0}}_patch16_224_pt1k_800ep.pth", {"b": "base"},
-        note="trained with the statistics of ImageNet, unlike the other files of BEiT v1: "
-        "train.init_options.normalisation=recipe",
     ),
     *_family(
         "beitv2_{}", "beit_v2", "BEiT v2, IN1K", _MIT,
@@ -270,11 +268,11 @@ INITIALISATIONS: tuple[Initialisation, ...] = (
         {"l": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"}, patch=14,
     ),
     *_family(
-        "openclip_{}", "openclip", "OpenCLIP, LAION-400M", _MIT,
+        "openclip_{}", "open_clip", "OpenCLIP, LAION-400M", _MIT,
         f"{_OPENCLIP}/vit_{{0}}.pt", {"b": "b_16-laion400m_e32-55e67d44"},
     ),
     *_family(
-        "openclip_{}", "openclip", "OpenCLIP, LAION-400M", _MIT,
+        "openclip_{}", "open_clip", "OpenCLIP, LAION-400M", _MIT,
         f"{_OPENCLIP}/vit_{{0}}.pt", {"l": "l_14-laion400m_e32-3d133497"}, patch=14,
     ),
     *_family(

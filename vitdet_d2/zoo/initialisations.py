@@ -28,6 +28,16 @@ def initialisation(name: str) -> Initialisation | None:
     return _BY_NAME.get(name)
 
 
+def source_of(name: str) -> str | None:
+    """Return the layout of what an initialisation's name stands for; None: it is no such name.
+
+    Args:
+        name: or a path, or an address.
+    """
+    row = None if os.path.exists(name) else initialisation(name)
+    return None if row is None else row.source
+
+
 def starts_at_random(name: str) -> bool:
     """Whether a recipe's ``train.init_checkpoint`` asks for no weights.
 
