@@ -16,9 +16,10 @@ import torch
 from tests.zoo.bad_server import BadServer
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.pretrained.reader import read_weights, require_weights
+from vitdet_d2.pretrained.sources import SOURCES
 from vitdet_d2.zoo import INITIALISATIONS, initialisation, initialisations, lookup
 from vitdet_d2.zoo.addresses import hash_prefix
-from vitdet_d2.zoo.initialisations import require_address, starts_at_random
+from vitdet_d2.zoo.initialisations import require_address, source_of, starts_at_random
 from vitdet_d2.zoo.recipe_names import recipe_names
 
 # Names that other projects hold on to.
@@ -150,3 +151,10 @@ def test_names_that_cannot_be_had_say_what_to_do(name: str, message: str) -> Non
         read_weights(name)
     with pytest.raises(WeightsError, match=message):
         require_weights(name, download=False)
+
+
+def test_every_layout_can_be_read() -> None:
+    known = {source.name for source in SOURCES}
+    assert {row.source for row in INITIALISATIONS} <= known
+    assert source_of("mae_vit_b") == "mae"
+    assert source_of("mae.pth") is None
