@@ -14,7 +14,7 @@ from vitdet_d2.pretrained.encoder import STEM
 from vitdet_d2.pretrained.key_table import KeyTable, Part
 from vitdet_d2.pretrained.normalisation import CLIP, IMAGENET, Normalisation
 from vitdet_d2.pretrained.source import Source
-from vitdet_d2.pretrained.sources.eva02 import is_eva_detector, num_prefix
+from vitdet_d2.pretrained.sources.eva02 import is_eva_detector, num_prefix, patch_is_final
 from vitdet_d2.pretrained.sources.plain import ENCODER, HEADS, OWN
 
 TABLE: KeyTable = {
@@ -70,4 +70,5 @@ EVA01 = Source(
     num_prefix=num_prefix,
     refuse=_refuse,
     notes=_notes,
+    patch_is_final=patch_is_final,
 )

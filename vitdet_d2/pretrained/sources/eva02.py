@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 
 from vitdet_d2.pretrained.container import Unwrapped
+from vitdet_d2.pretrained.encoder import STEM
 from vitdet_d2.pretrained.key_table import Halves, KeyTable, Part
 from vitdet_d2.pretrained.normalisation import CLIP, IMAGENET, Normalisation
 from vitdet_d2.pretrained.source import Needs, Source
@@ -63,6 +64,8 @@ TABLE: KeyTable = {
 
 # Tokens a side in pre-training, and the span of the rotary positions ever after.
 _ROTARY_SPAN = 16
+# Side of a patch in pre-training, in pixels, of all sizes.
+_PATCH = 14
 _NORMED_ATTENTION = ("blocks.0.attn.inner_attn_ln.weight", "blocks.0.attn.norm.weight")
 
 
@@ -124,6 +127,17 @@ def is_eva_detector(file: Unwrapped) -> bool:
     return "backbone.net." in file.wrappers or "cls_token" not in file.state
 
 
+def patch_is_final(file: Unwrapped) -> str | None:
+    """Say why a kernel must stay: EVA's patches are of 14 pixels, so others were resized before."""
+    side = file.state[STEM].shape[-1]
+    if side == _PATCH or "backbone.net." in file.wrappers:
+        return None
+    return (
+        f"EVA's patches have {_PATCH} pixels, so this kernel of {side} was resized already, and "
+        "would lose by it again; take the original file, without p14to16 in its name"
+    )
+
+
 EVA02 = Source(
     name="eva02",
     title="EVA-02",
@@ -135,4 +149,5 @@ EVA02 = Source(
     num_prefix=num_prefix,
     needs=lambda file: Needs(rope="interleaved"),  # noqa: ARG005
     refuse=_refuse,
+    patch_is_final=patch_is_final,
 )
