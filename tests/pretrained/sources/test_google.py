@@ -4,15 +4,17 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from tests.pretrained import golden
-from tests.pretrained.encoder_vit import vit_of
+from tests.pretrained.encoder_vit import read_file, vit_of
 from vitdet_d2.errors import WeightsError
-from vitdet_d2.pretrained.container import Unwrapped, unwrap
+from vitdet_d2.pretrained.container import Unwrapped
 from vitdet_d2.pretrained.normalisation import HALF
 from vitdet_d2.pretrained.recognise import encoder_of
 
@@ -76,17 +78,28 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_naming_gives_the_official_features(layout: str):
+def test_every_naming_gives_the_official_features(tmp_path: Path, layout: str):
     made = golden.load_golden("google")
     state = made.state()
-    file = unwrap("B_16.npz", LAYOUTS[layout](state))
-    encoder = encoder_of("B_16.npz", file)
+    np.savez(tmp_path / "B_16.npz", **{n: v.numpy() for n, v in LAYOUTS[layout](state).items()})
+    encoder = read_file(tmp_path / "B_16.npz")
     assert encoder.source.name == "google"
     assert encoder.normalisation == HALF
     assert encoder.num_heads == 3  # read off the kernels
     assert encoder.num_prefix == (0 if layout.startswith("no ") else 1)
     first = state["cls"][0] + state[POSITIONS][0, :1]
     golden.assert_features(vit_of(encoder, num_heads=3), made, first)
+
+
+def test_file_in_bfloat16_gives_nearly_the_official_features(tmp_path: Path):
+    made = golden.load_golden("google")
+    # As numpy writes the type, which it does not know.
+    raw = {n: v.bfloat16().view(torch.int16).numpy() for n, v in stacked(made.state()).items()}
+    np.savez(tmp_path / "x.npz", **{n: v.view(np.dtype("V2")) for n, v in raw.items()})
+    encoder = read_file(tmp_path / "x.npz")
+    assert encoder.tensors["patch_embed.proj.weight"].dtype == torch.bfloat16
+    found = golden.patch_features(vit_of(encoder, num_heads=3), made.image)
+    torch.testing.assert_close(found, made.features, atol=0.1, rtol=0)
 
 
 def test_exact_gelu_is_near_but_not_the_same():
