@@ -17,6 +17,8 @@ from vitdet_d2.pretrained.encoder import BLOCK_BIAS, POSITIONS, SHARED_BIAS, Enc
 from vitdet_d2.pretrained.reader import read_weights
 from vitdet_d2.pretrained.recognise import encoder_of
 
+_GATE = "blocks.0.mlp.w1.weight"
+
 
 def vit_options(
     weights: str | os.PathLike[str] | Mapping[str, Any], *, source: str | None = None
@@ -49,11 +51,12 @@ def _arguments(encoder: Encoder) -> dict[str, Any]:
         "depth": encoder.depth,
         "mlp_ratio": _hidden_width(encoder) / encoder.width,
         "norm_layer": partial(nn.LayerNorm, eps=encoder.needs.eps),
-        "act": encoder.needs.act,
+        # Gated perceptrons have their own, SiLU.
+        "act": None if _GATE in names else encoder.needs.act,
         "rope": encoder.needs.rope,
         "qkv_bias": "blocks.0.attn.qkv.bias" in names,
         "pre_norm": "norm_pre.weight" in names,
-        "mlp": "swiglu" if "blocks.0.mlp.w1.weight" in names else "gelu",
+        "mlp": "swiglu" if _GATE in names else "gelu",
         "mlp_norm": "blocks.0.mlp.ffn_ln.weight" in names,
         "layer_scale_init": 1.0 if "blocks.0.ls1.gamma" in names else None,
         "rel_pos_bias": _kind_of_bias(encoder),
@@ -70,7 +73,7 @@ def _arguments(encoder: Encoder) -> dict[str, Any]:
 
 
 def _hidden_width(encoder: Encoder) -> int:
-    for name in ("blocks.0.mlp.fc1.weight", "blocks.0.mlp.w1.weight"):
+    for name in ("blocks.0.mlp.fc1.weight", _GATE):
         if name in encoder.tensors:
             return encoder.tensors[name].shape[0]
     return 4 * encoder.width

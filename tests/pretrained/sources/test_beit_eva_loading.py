@@ -153,6 +153,15 @@ def test_what_the_model_lacks_is_an_error_that_names_the_keys(tmp_path: Path):
     refused(_file(tmp_path, "eva02_finetuned_small"), r"mlp_norm=False", mlp_norm=True)
 
 
+def test_options_of_gated_perceptrons_name_no_activation(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    options = vit_options(_file(tmp_path, "eva02_finetuned"))
+    assert options["act"] is None
+    ViT(**options, num_heads=2)
+    assert "has no effect" not in caplog.text
+
+
 def test_patches_of_14_are_resized_and_those_of_16_stay(tmp_path: Path):
     golden = load_golden("eva02_finetuned")
     path = _file(tmp_path, "eva02_finetuned")
