@@ -10,7 +10,7 @@ from vitdet_d2.solver import get_vit_lr_decay_rate, layer_decay
         ("backbone.net.pos_embed", 13),
         ("backbone.net.patch_embed.proj.weight", 13),
         ("backbone.net.norm_pre.weight", 13),
-        ("backbone.net.rel_pos_bias_window", 13),
+        ("backbone.net.rel_pos_bias_window", 0),
         ("backbone.net.blocks.0.attn.qkv.weight", 12),
         ("backbone.net.blocks.11.ls1.gamma", 1),
         ("backbone.net.blocks.1.attn.q_bias", 11),

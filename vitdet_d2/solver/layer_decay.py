@@ -11,18 +11,18 @@ import re
 from collections.abc import Callable, Iterable
 from functools import partial
 
-# The last two are ours alone: Detectron2's ViT has no such parameters.
-_EMBEDDINGS = (".pos_embed", ".patch_embed", ".norm_pre.", ".rel_pos_bias_")
+# The last one is ours alone: Detectron2's ViT has no such parameters.
+_EMBEDDINGS = (".pos_embed", ".patch_embed", ".norm_pre.")
 _BLOCK = re.compile(r"\.blocks\.(\d+)\.")
 
 
 def get_vit_lr_decay_rate(name: str, lr_decay_rate: float = 1.0, num_layers: int = 12) -> float:
     """Return the learning-rate factor of one parameter of a detector with a ViT backbone.
 
-    Patch and position embeddings, a norm before the first block, and tables of position biases that
-    blocks share are layer 0, block ``i`` is layer ``i + 1``. Everything else is
-    new, or belongs to the detector, and learns at the full rate: neck, heads, and the
-    convolutional residual blocks inside the ViT.
+    Patch and position embeddings and a norm before the first block are layer 0, block ``i`` is
+    layer ``i + 1``. Everything else is new, or belongs to all blocks or to the detector, and learns
+    at the full rate: neck, heads, the convolutional residual blocks inside the ViT, and, as in
+    BEiT, tables of position biases that blocks share.
 
     Args:
         name: the parameter's name in the detector, such as ``backbone.net.blocks.3.norm1.bias``.
