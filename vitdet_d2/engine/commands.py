@@ -57,10 +57,17 @@ def _zoo(argv: Sequence[str], prog: str) -> None:
     main(argv, prog)
 
 
+def _convert(argv: Sequence[str], prog: str) -> None:
+    from vitdet_d2.engine.convert_command import main
+
+    main(argv, prog)
+
+
 COMMANDS: dict[str, Command] = {
     "train": Command(summary="train the model of a recipe, and evaluate it", run=train),
     "eval": Command(summary="evaluate weights on the test data of a recipe", run=_eval),
     "predict": Command(summary="detect objects on pictures of your own", run=_predict),
+    "convert": Command(summary="convert weights of any known source", run=_convert),
     "zoo": Command(summary="list, show and download released checkpoints", run=_zoo),
     "env": Command(summary="show versions, devices, and which Detectron2 is in use", run=_env),
 }

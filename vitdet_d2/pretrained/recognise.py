@@ -6,6 +6,7 @@ from __future__ import annotations
 from vitdet_d2.backbones.option_checks import nearest
 from vitdet_d2.errors import RecipeError, WeightsError
 from vitdet_d2.pretrained.container import Unwrapped
+from vitdet_d2.pretrained.described import described_source
 from vitdet_d2.pretrained.encoder import Encoder, convert, named_after
 from vitdet_d2.pretrained.source import Source
 from vitdet_d2.pretrained.sources import SOURCES
@@ -23,7 +24,7 @@ def encoder_of(path: str, file: Unwrapped, source: str | None = None) -> Encoder
         RecipeError: there is no source of that name.
         WeightsError: the file is of no source, of another one, or cannot be used.
     """
-    layout = next((s for s in SOURCES if s.matches(file)), None)
+    layout = described_source(file) or next((s for s in SOURCES if s.matches(file)), None)
     if source is None:
         if layout is None:
             raise WeightsError(f"{path}: of no known source. {_described(file)}")
