@@ -57,7 +57,7 @@ LISTS = {
     "beit_pt": Expected("beit_or_beit_v2", 190, 7, BEIT_SHARED),
     "beit_pt2": Expected("beit_v2", 220, 7 + 30, BEIT_SHARED),
     # A norm before the blocks; no bias of the patches.
-    "clip": Expected("open_clip", 152, 4, BASE + 1),
+    "clip": Expected("openclip", 152, 4, BASE + 1),
     "deit": Expected("plain", 152, 5),
     "deit384": Expected("plain", 152, 5),
     "deit_dist": Expected("deit", 155, 8, prefix=2),

@@ -80,7 +80,7 @@ def make_openai(folder: Path) -> None:
 
 
 def make_open_clip(folder: Path) -> None:
-    """Write the golden ``open_clip``: exact GELU and LayerScale."""
+    """Write the golden ``openclip``: exact GELU and LayerScale."""
     transformer = module_of("open_clip", folder / "src" / "open_clip", "transformer")
     visual = transformer.VisionTransformer(
         image_size=SIDE,
@@ -104,7 +104,7 @@ def make_open_clip(folder: Path) -> None:
     state = golden.fill_model(model)
     patches, tokens = features(visual, golden.image(SIDE, SIDE), batch_first=True)
     golden.save_golden(
-        "open_clip",
+        "openclip",
         made_with={"repository": "mlfoundations/open_clip", "commit": golden.commit_of(folder)},
         how=f"CLIP with VisionTransformer(image_size={SIDE}, patch_size={PATCH}, width={WIDTH}, "
         "layers=2, heads=2, mlp_ratio=4, ls_init_value=1)",

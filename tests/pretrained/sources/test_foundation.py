@@ -203,16 +203,16 @@ def _prefix_of_clip(state: dict[str, Tensor]) -> Tensor:
     return nn.functional.layer_norm(token, token.shape, *norm, eps=1e-5)[None]
 
 
-@pytest.mark.parametrize("name", ["clip", "open_clip"])
+@pytest.mark.parametrize("name", ["clip", "openclip"])
 def test_clip_matches_official_class(name: str):
     golden = load_golden(name)
     state = golden.state()
     content = {**_half(state), **SIZES}
-    if name == "open_clip":
+    if name == "openclip":
         content = training_file(state, wrapper="state_dict", prefix="module.")
     encoder = read_encoder(content)
     assert (encoder.source.name, encoder.normalisation) == (name, CLIP)
-    assert encoder.needs.act == ("gelu" if name == "open_clip" else "quick_gelu")
+    assert encoder.needs.act == ("gelu" if name == "openclip" else "quick_gelu")
     assert encoder.needs.eps == 1e-5
     vit = vit_of(encoder, num_heads=2)
     assert_features(vit, golden)
@@ -236,8 +236,8 @@ def test_clip_gives_other_features_with_another_activation():
     assert _distance(vit_of(encoder, num_heads=2, act="gelu"), "clip") > 1e-3
 
 
-def test_layer_scale_of_open_clip_and_dinov2_is_needed():
-    for name in ("open_clip", "dinov2"):
+def test_layer_scale_of_openclip_and_dinov2_is_needed():
+    for name in ("openclip", "dinov2"):
         vit = vit_of(read_encoder(load_golden(name).state()), num_heads=2)
         with torch.no_grad():
             vit.blocks[1].ls2.gamma.fill_(1)
@@ -247,13 +247,13 @@ def test_layer_scale_of_open_clip_and_dinov2_is_needed():
 def test_clip_is_told_by_sizes_or_by_name():
     state = load_golden("clip").state()
     unnamed = read_encoder(state)
-    assert unnamed.source.name == "open_clip"
+    assert unnamed.source.name == "openclip"
     assert "name the source clip" in unnamed.notes[0]
     named = read_encoder(state, "clip")
     assert (named.source.name, named.needs.act) == ("clip", "quick_gelu")
     assert named.notes == ()
-    with pytest.raises(WeightsError, match="named open_clip, but its keys are those of CLIP"):
-        read_encoder({**state, **SIZES}, "open_clip")
+    with pytest.raises(WeightsError, match="named openclip, but its keys are those of CLIP"):
+        read_encoder({**state, **SIZES}, "openclip")
 
 
 def test_clip_refuses_resnets():

@@ -81,7 +81,7 @@ def test_clip_matches_timm(act: str):
     ).eval()
     state = fill_model(model)
     encoder = read_encoder(state, {"gelu": None, "quick_gelu": "clip"}[act])
-    assert encoder.source.name == {"gelu": "open_clip", "quick_gelu": "clip"}[act]
+    assert encoder.source.name == {"gelu": "openclip", "quick_gelu": "clip"}[act]
     assert (encoder.normalisation, encoder.needs.act) == (CLIP, act)
     assert_same(vit_of(encoder, num_heads=2), timm_features(model, 1))
 

@@ -132,7 +132,7 @@ CLIP = Source(
 # Before CLIP, which also takes its keys where it is named.
 OPEN_CLIP = dataclasses.replace(
     CLIP,
-    name="open_clip",
+    name="openclip",
     title="OpenCLIP",
     matches=_is_open_clip,
     normalisation=_normalisation_of_open_clip,
