@@ -268,11 +268,11 @@ INITIALISATIONS: tuple[Initialisation, ...] = (
         {"l": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836"}, patch=14,
     ),
     *_family(
-        "openclip_{}", "open_clip", "OpenCLIP, LAION-400M", _MIT,
+        "openclip_{}", "openclip", "OpenCLIP, LAION-400M", _MIT,
         f"{_OPENCLIP}/vit_{{0}}.pt", {"b": "b_16-laion400m_e32-55e67d44"},
     ),
     *_family(
-        "openclip_{}", "open_clip", "OpenCLIP, LAION-400M", _MIT,
+        "openclip_{}", "openclip", "OpenCLIP, LAION-400M", _MIT,
         f"{_OPENCLIP}/vit_{{0}}.pt", {"l": "l_14-laion400m_e32-3d133497"}, patch=14,
     ),
     *_family(
