@@ -52,6 +52,10 @@ def read_spans(descriptor: int, spans: Sequence[Span]) -> None:
         ChecksumError: a part is not what was written.
     """
     pieces = [piece for span in spans for piece in _pieces(span)]
+    if sum(len(piece.memory) for piece in pieces) <= _CHUNK_BYTES:
+        for piece in pieces:
+            _read(descriptor, piece)
+        return
     threads = min(_MAX_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(lambda piece: _read(descriptor, piece), pieces):

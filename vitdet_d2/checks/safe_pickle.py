@@ -109,6 +109,10 @@ _REFUSED = (
 )
 
 
+def _refuse(machine: SafeUnpickler) -> None:  # noqa: ARG001
+    raise pickle.UnpicklingError("a step that reading weights never takes")
+
+
 def _counted(method: Callable[[Any], None]) -> Callable[[Any], None]:
     def step(machine: SafeUnpickler) -> None:
         machine.steps_left -= 1
@@ -318,9 +322,9 @@ _OWN = {
 }
 SafeUnpickler.dispatch.update({code[0]: method for code, method in _OWN.items()})
 SafeUnpickler.dispatch = {
-    code: _counted(method)
-    for code, method in SafeUnpickler.dispatch.items()
-    if code not in {refused[0] for refused in _REFUSED}
+    **dict.fromkeys(range(256), _refuse),
+    **{code: _counted(method) for code, method in SafeUnpickler.dispatch.items()},
+    **dict.fromkeys((code[0] for code in _REFUSED), _refuse),
 }
 
 
