@@ -53,6 +53,43 @@ def test_files_give_the_features_of_official_classes(name: str, tmp_path: Path):
     assert_features(vit, load_golden(name))
 
 
+def _archive(state: dict[str, Tensor], path: Path) -> None:
+    """Write a TorchScript archive, as OpenAI's files are."""
+    root = nn.Module()
+    for name, value in state.items():
+        *parents, last = name.split(".")
+        module = root
+        for parent in parents:
+            if parent not in module._modules:
+                module.add_module(parent, nn.Module())
+            module = module._modules[parent]
+        if value.is_floating_point():
+            module.register_parameter(last, nn.Parameter(value, requires_grad=False))
+        else:
+            module.register_buffer(last, value)
+    torch.jit.script(root).save(str(path))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_archives_of_openai_give_the_features_of_clip(tmp_path: Path):
+    golden = load_golden("clip")
+    path = tmp_path / "ViT-B-16.pt"
+    kept = ("embedding", "ln_", "logit_scale")  # all else is in half precision
+    state = {
+        key: value if any(word in key for word in kept) else value.half()
+        for key, value in golden.state().items()
+    }
+    sizes = {"input_resolution": 48, "context_length": 5, "vocab_size": 11}
+    _archive({**state, **{key: torch.tensor(size) for key, size in sizes.items()}}, path)
+    options = vit_options(str(path))
+    assert (options["act"], options["pre_norm"]) == ("quick_gelu", True)
+    vit = ViT(**{**options, "num_heads": 2})
+    report = load(vit, str(path))
+    assert not report.missing
+    assert all(value.dtype == torch.float32 for value in vit.parameters())
+    assert_features(vit, golden)
+
+
 @pytest.mark.parametrize("name", ["dinov2", "dinov2_giant", "dinov3", "openclip"])
 def test_folded_layer_scale_gives_the_same_features(name: str, tmp_path: Path):
     path = _file(name, tmp_path)
