@@ -13,8 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from tests.closed_form import fill_
+from tests.closed_form import tensor as closed_form
 from vitdet_d2.backbones.vit import ViT
 from vitdet_d2.errors import WeightsError
+from vitdet_d2.layers.attention import RelPosBias
 from vitdet_d2.layers.residual_block import ConvBlockKind
 from vitdet_d2.necks.simple_feature_pyramid import SimpleFeaturePyramid
 from vitdet_d2.pretrained import load
@@ -284,3 +286,49 @@ def test_class_weights_of_the_federated_loss_are_of_use_in_training_only(
     assert torch.equal(other.state_dict()[full], torch.full((3,), 2.0)), "those of the new data"
     without = save({"model": with_weights(6, None).state_dict()})
     assert not load(with_weights(6, 6), without, strict_heads=True).missing
+
+
+@pytest.mark.parametrize("kind", [None, "per_block", "shared"])
+def test_a_detector_for_images_of_another_size_keeps_its_relative_positions(
+    kind: RelPosBias | None, save: Callable[[Any], str]
+) -> None:
+    def build(img_size: int) -> Detector:
+        model = Detector()
+        vit = ViT(
+            img_size=img_size, embed_dim=32, depth=2, num_heads=2, use_rel_pos=True, window_size=2,
+            window_block_indexes=[0], pretrain_img_size=64, rel_pos_bias=kind,
+        )  # fmt: skip
+        model.backbone = SimpleFeaturePyramid(vit, "last_feat", 32, (2.0, 1.0))
+        return model
+
+    trained, model = fill_(build(64)), build(128)
+    report = load(model, save({"model": trained.state_dict()}), strict_heads=True)
+    assert not report.mismatched
+    assert {name.split(".")[-1] for name, _, _ in report.resized} >= {"rel_pos_h", "rel_pos_w"}
+    image = closed_form("image", (1, 3, 128, 128)).float()
+    with torch.no_grad():
+        wanted, found = (m.eval().backbone.net(image)["last_feat"] for m in (trained, model))
+    # 1e-5: the tables are resized by the same formulas, there at every step, here once.
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_detector_with_other_heads_is_refused(save: Callable[[Any], str]) -> None:
+    """The size of a head is in the tables of relative positions, and nowhere else."""
+    path, model = save({"model": Detector().state_dict()}), Detector()
+    model.backbone.net = ViT(
+        img_size=64, embed_dim=32, depth=2, num_heads=4, use_rel_pos=True, window_size=2,
+        window_block_indexes=[0], residual_block_indexes=[1], pretrain_img_size=64,
+    )  # fmt: skip
+    with pytest.raises(WeightsError, match=r"another shape.*rel_pos_h \(3, 16\) for \(3, 8\)"):
+        load(model, path)
+
+
+def test_a_detector_on_the_meta_device_is_refused(save: Callable[[Any], str]) -> None:
+    path = save({"model": Detector().state_dict()})
+    with torch.device("meta"):
+        model = Detector()
+        model.register_buffer("pixel_mean", torch.zeros(3, 1, 1), persistent=False)
+    with pytest.raises(
+        WeightsError, match=r"no file has its buffers pixel_mean; .* backbone alone"
+    ):
+        load(model, path)

@@ -28,7 +28,8 @@ def assign(path: str, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         tensors: what to load, in any floating type.
 
     Raises:
-        WeightsError: the model is on the meta device, and other parts of it are not in the file.
+        WeightsError: the model is on the meta device, and other parts of it are not in the file,
+            or in no file.
     """
     own = model.state_dict(keep_vars=True)
     if not any(tensor.is_meta for tensor in own.values()):
@@ -42,6 +43,24 @@ def assign(path: str, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             f"{len(lost)} of its tensors are not in the file, for example {', '.join(lost[:3])}; "
             "build it on the CPU"
         )
-    ready = {name: tensor.to(own[name].dtype) for name, tensor in tensors.items()}
+    unsaved = [n for n, buffer in model.named_buffers() if buffer.is_meta and n not in own]
+    if unsaved:
+        raise WeightsError(
+            f"{path}: the model is on the meta device, and no file has its buffers "
+            f"{', '.join(unsaved[:3])}; build it on the CPU, or its backbone alone on the meta "
+            "device"
+        )
+    ready = _apart({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()})
     ready |= {n: torch.zeros(t.shape, dtype=t.dtype) for n, t in rest.items()}
     model.load_state_dict(ready, strict=False, assign=True)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Give tensors that are one in the file memory of their own: training changes each alone."""
+    result: dict[str, Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        whole = tensor.contiguous()
+        result[name] = whole.clone() if whole.data_ptr() in taken else whole
+        taken.add(whole.data_ptr())
+    return result

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from vitdet_d2.pretrained.positions import can_resize_positions, resize_positions
+from vitdet_d2.pretrained.relative_tables import fit_table
 from vitdet_d2.pretrained.report import CLASS_WEIGHTS, Shape
 
 # Rebuilt from the recipe; some files carry them. The weights of the federated loss are of use in
@@ -50,10 +51,13 @@ class Matched:
         wanted, found = tuple(model[name].shape), tuple(value.shape)
         if found != wanted and name.endswith("pos_embed") and can_resize_positions(found, wanted):
             value = resize_positions(value, wanted[1])
-            self.resized.append((name, found, wanted))
-        elif found != wanted:
+        else:
+            value = fit_table(name, value, wanted)
+        if tuple(value.shape) != wanted:
             self.mismatched.append((name, found, wanted))
             return
+        if found != wanted:
+            self.resized.append((name, found, wanted))
         self.tensors[name] = value
 
     def absent(self, model: Mapping[str, Tensor]) -> list[str]:

@@ -17,19 +17,17 @@ import torch
 from torch import Tensor
 
 from vitdet_d2.errors import WeightsError
-from vitdet_d2.layers.bias_table import resize_bias_table
 from vitdet_d2.pretrained.encoder import BLOCK_BIAS, POSITIONS, SHARED_BIAS, STEM, Encoder
 from vitdet_d2.pretrained.patch_kernel import PatchResize, resize_patch_kernel
 from vitdet_d2.pretrained.positions import resize_position_grid
-from vitdet_d2.pretrained.relative_tables import resize_relative_table
+from vitdet_d2.pretrained.relative_tables import fit_table
 from vitdet_d2.pretrained.report import Shape
 
 LayerScale = Literal["auto", "keep", "fold"]
 
-# What starts as nothing in a model, and may stay so where the file has none.
-_MAY_BE_NEW = re.compile(
-    r"\.rel_pos_[hw]$|\.residual\.|relative_position_bias_table$|^rel_pos_bias_|\.ls[12]\.gamma$"
-)
+# What starts as nothing in a model, and may stay so where no block of the file has it.
+_MAY_BE_NEW = re.compile(r"\.rel_pos_[hw]$|relative_position_bias_table$|^rel_pos_bias_")
+_CONVOLUTIONAL_BLOCK = re.compile(r"\.residual\.")
 # The layer before each LayerScale, whatever the kind of perceptron.
 _SCALED = {"ls1": ("attn.proj",), "ls2": ("mlp.fc2", "mlp.w3")}
 _SHARED_TABLES = ("rel_pos_bias_window", "rel_pos_bias_global")
@@ -44,6 +42,7 @@ class Fitted:
         folded: names of the encoder that are now within other tensors.
         resized: name, shape in the file, shape in the model.
         zeros: names that are zero, as the file's encoder works without them.
+        ones: names that are one, for the same reason.
         new: names of the model that files of this source cannot supply.
         missing: names of the model that the file should supply.
         mismatched: name, shape in the file, shape in the model.
@@ -54,10 +53,17 @@ class Fitted:
     folded: list[str] = field(default_factory=list)
     resized: list[tuple[str, Shape, Shape]] = field(default_factory=list)
     zeros: list[str] = field(default_factory=list)
+    ones: list[str] = field(default_factory=list)
     new: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     mismatched: list[tuple[str, Shape, Shape]] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+
+    @property
+    def from_file(self) -> list[str]:
+        """Names of what the file gave, without the zeros and ones."""
+        neutral = {*self.zeros, *self.ones}
+        return [name for name in self.tensors if name not in neutral]
 
 
 def fit(
@@ -144,13 +150,19 @@ def _place_layer_scale(
         for layer in _SCALED[scale]:
             if f"{block}.{layer}.weight" in tensors:
                 weight = tensors[f"{block}.{layer}.weight"]
-                tensors[f"{block}.{layer}.weight"] = gamma[:, None].to(weight.dtype) * weight
+                tensors[f"{block}.{layer}.weight"] = _product(gamma[:, None], weight)
             if f"{block}.{layer}.bias" in tensors:
                 bias = tensors[f"{block}.{layer}.bias"]
-                tensors[f"{block}.{layer}.bias"] = gamma.to(bias.dtype) * bias
+                tensors[f"{block}.{layer}.bias"] = _product(gamma, bias)
         fitted.folded.append(name)
         if name in model:
             tensors[name] = torch.ones_like(gamma)
+
+
+def _product(gamma: Tensor, tensor: Tensor) -> Tensor:
+    """Multiply in single precision at least: factors of 1e-5 are lost in half."""
+    dtype = torch.promote_types(tensor.dtype, torch.float32)
+    return gamma.to(dtype) * tensor.to(dtype)
 
 
 def _split_biases(path: str, tensors: dict[str, Tensor], model: Mapping[str, Tensor]) -> None:
@@ -213,48 +225,37 @@ def _resized(
     """Resize what geometry changes; other tensors stay as they are."""
     if name == STEM and tensor.shape[:2] == wanted[:2]:
         return resize_patch_kernel(tensor, (wanted[2], wanted[3]), patch_resize)
-    if name.endswith(("rel_pos_h", "rel_pos_w")) and tensor.shape[1:] == wanted[1:]:
-        return resize_relative_table(tensor, wanted[0])
-    if name.endswith(BLOCK_BIAS) or name in _SHARED_TABLES:
-        return _resized_bias_table(tensor, wanted)
-    return tensor
-
-
-def _resized_bias_table(table: Tensor, wanted: tuple[int, ...]) -> Tensor:
-    """Drop the three rows of the class token, and resize the square that is left."""
-    old, new = _window_side(table.shape[0]), _window_side(wanted[0])
-    if old is None or new is None or table.shape[1:] != wanted[1:]:
-        return table
-    table = table[: (2 * old - 1) ** 2]
-    return table if old == new else resize_bias_table(table, (old, old), (new, new))
-
-
-def _window_side(rows: int) -> int | None:
-    """Return the side of the window of a table, with or without rows for a class token."""
-    for extra in (0, 3):
-        distances = math.isqrt(max(rows - extra, 0))
-        if distances % 2 and distances * distances == rows - extra:
-            return (distances + 1) // 2
-    return None
+    return fit_table(name, tensor, wanted)
 
 
 def _account(model: Mapping[str, Tensor], fitted: Fitted) -> None:
-    """Say of every name of the model that got nothing why, and fill in zeros."""
+    """Say of every name of the model that got nothing why, and fill in zeros and ones."""
     touched = {*fitted.tensors, *(name for name, _, _ in fitted.mismatched)}
     kinds = {_kind(name) for name in touched}
     for name, value in model.items():
         if name in touched:
             continue
-        layer = name.removesuffix(".bias")
-        has_no_bias = layer != name and f"{layer}.weight" in touched and _kind(name) not in kinds
-        if name == POSITIONS or has_no_bias:
+        # What other blocks of the file have is missing here.
+        in_no_block = _kind(name) not in kinds
+        if name == POSITIONS or (in_no_block and _weight_of(name) in touched):
             # Zeros are what an encoder without them has.
             fitted.zeros.append(name)
             fitted.tensors[name] = torch.zeros_like(value, device=_device(fitted))
-        elif _MAY_BE_NEW.search(name):
+        elif in_no_block and name.endswith(".gamma"):
+            # And this is what one without LayerScale has, however small the model's factors are.
+            fitted.ones.append(name)
+            fitted.tensors[name] = torch.ones_like(value, device=_device(fitted))
+        elif _CONVOLUTIONAL_BLOCK.search(name) or (in_no_block and _MAY_BE_NEW.search(name)):
             fitted.new.append(name)
         else:
             fitted.missing.append(name)
+
+
+def _weight_of(name: str) -> str | None:
+    """Return the weight beside a bias; None: it is no bias."""
+    if name.endswith((".attn.q_bias", ".attn.v_bias")):
+        return f"{name.rpartition('.')[0]}.qkv.weight"
+    return f"{name.removesuffix('.bias')}.weight" if name.endswith(".bias") else None
 
 
 def _kind(name: str) -> str:

@@ -222,17 +222,18 @@ def _encoder_report(
     def placed(names: list[str]) -> tuple[str, ...]:
         return tuple(prefix + name for name in names)
 
-    given = len(fitted.tensors) - len(fitted.zeros)
+    given = len(fitted.from_file)
     outside = tuple(name for name in own if not name.startswith(prefix))
     return LoadReport(
         source=path,
         kind="encoder",
         origin=encoder.source.title,
         how=encoder.how,
-        loaded=placed([n for n in fitted.tensors if n not in fitted.zeros]),
+        loaded=placed(fitted.from_file),
         supplied=(given, given + len(fitted.missing) + len(fitted.mismatched)),
         folded=tuple(fitted.folded),
         zeros=placed(fitted.zeros),
+        ones=placed(fitted.ones),
         initialised=(*placed(fitted.new), *outside),
         missing=placed(fitted.missing),
         mismatched=tuple((prefix + n, old, new) for n, old, new in fitted.mismatched),
@@ -285,9 +286,10 @@ def _check_encoder(
         return
     if fitted.mismatched:
         raise WeightsError(_misshaped(path, fitted.mismatched, own, file))
-    total = len(fitted.tensors) + len(fitted.missing)
-    if len(fitted.tensors) < MIN_BACKBONE_SHARE * total:
-        raise WeightsError(_too_few(path, len(fitted.tensors) / total, fitted.missing, own, file))
+    given = len(fitted.from_file)
+    total = given + len(fitted.missing)
+    if given < MIN_BACKBONE_SHARE * total:
+        raise WeightsError(_too_few(path, given / total, fitted.missing, own, file))
 
 
 # ------------------------------------------------------------------------------------ a detector
@@ -309,9 +311,8 @@ def _load_detector(
     covered = len(matched.backbone & matched.tensors.keys())
     share = covered / len(matched.backbone)
     if not choices.allow_partial:
-        misshaped = [found for found in wrong if not found[0].endswith(("rel_pos_h", "rel_pos_w"))]
-        if misshaped:
-            raise WeightsError(_misshaped(path, misshaped, own, file))
+        if wrong:
+            raise WeightsError(_misshaped(path, wrong, own, file))
         if share < MIN_BACKBONE_SHARE:
             names = sorted(matched.backbone - matched.tensors.keys())
             raise WeightsError(_too_few(path, share, names, own, file))

@@ -39,6 +39,7 @@ class LoadReport:
             file of this origin can supply.
         folded: tensors of the file that are within other tensors now.
         zeros: tensors that were set to zero, as the file's encoder works without them.
+        ones: tensors that were set to one, for the same reason.
         initialised: tensors that no such file has, and that stay as the model made them.
         missing: tensors of the backbone that the file should have; they stay as they are too.
         mismatched: tensors that stay as they are, as the file's shape differs: name, shape in the
@@ -60,6 +61,7 @@ class LoadReport:
     supplied: tuple[int, int]
     folded: tuple[str, ...] = ()
     zeros: tuple[str, ...] = ()
+    ones: tuple[str, ...] = ()
     initialised: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     mismatched: tuple[tuple[str, Shape, Shape], ...] = ()
@@ -90,6 +92,8 @@ class LoadReport:
         lines += _resized_lines(self.resized)
         if self.zeros:
             lines.append(f"zero, as in pre-training: {summarise(self.zeros)}")
+        if self.ones:
+            lines.append(f"one, as pre-training had none: {summarise(self.ones)}")
         if self.classes is not None:
             lines.append(
                 f"the file has {self.classes[0]} classes, the model {self.classes[1]}: "

@@ -35,6 +35,9 @@ HEADS: KeyTable = {
 OWN: KeyTable = {
     "blocks.{n}.attn.rel_pos_h": "blocks.{n}.attn.rel_pos_h",
     "blocks.{n}.attn.rel_pos_w": "blocks.{n}.attn.rel_pos_w",
+    "blocks.{n}.attn.relative_position_bias_table": "blocks.{n}.attn.relative_position_bias_table",
+    "rel_pos_bias_window": "rel_pos_bias_window",
+    "rel_pos_bias_global": "rel_pos_bias_global",
     "blocks.{n}.residual.{rest}": "blocks.{n}.residual.{rest}",
     "blocks.{n}.ls1.gamma": "blocks.{n}.ls1.gamma",
     "blocks.{n}.ls2.gamma": "blocks.{n}.ls2.gamma",
