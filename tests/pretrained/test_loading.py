@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tests.closed_form import fill_
 from tests.closed_form import tensor as closed_form
 from vitdet_d2.backbones.vit import ViT
-from vitdet_d2.errors import WeightsError
+from vitdet_d2.errors import RecipeError, WeightsError
 from vitdet_d2.layers.attention import RelPosBias
 from vitdet_d2.layers.residual_block import ConvBlockKind
 from vitdet_d2.necks.simple_feature_pyramid import SimpleFeaturePyramid
@@ -323,12 +323,72 @@ def test_a_detector_with_other_heads_is_refused(save: Callable[[Any], str]) -> N
         load(model, path)
 
 
-def test_a_detector_on_the_meta_device_is_refused(save: Callable[[Any], str]) -> None:
+def test_a_detector_on_the_meta_device_lacks_what_no_file_has(save: Callable[[Any], str]) -> None:
     path = save({"model": Detector().state_dict()})
     with torch.device("meta"):
         model = Detector()
         model.register_buffer("pixel_mean", torch.zeros(3, 1, 1), persistent=False)
+    assert "no file has its buffers pixel_mean; build it on the CPU" in load(model, path).alerts[0]
+
+
+def test_other_weights_in_the_file_are_told(save: Callable[[Any], str]) -> None:
+    weights = encoder_weights()
+    report = load(Detector(), save({"teacher": weights, "student": weights, "epoch": 3}))
+    assert report.wrappers == ("teacher",)
+    assert report.unused == ("student",)
+    assert "taken are the weights below 'teacher'; the file has others below 'student'" in (
+        report.lines()
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "known"),
+    [
+        ("layer_scale", "folded", "auto, keep, fold"),
+        ("patch_resize", "linear", "pinv, bicubic"),
+        ("normalisation", "imagenet", "source, recipe"),
+    ],
+)
+def test_unknown_values_are_refused(name: str, value: str, known: str) -> None:
+    options: dict[str, Any] = {name: value}
+    with pytest.raises(RecipeError, match=f"{name}: expected one of {known}, got '{value}'"):
+        load(build_vit(), "no file", **options)
+
+
+def test_a_source_of_a_whole_detector_is_told_to_have_no_effect(save: Callable[[Any], str]) -> None:
+    path = save({"model": Detector().state_dict()})
+    report = load(Detector(), path, source="mae")
+    assert report.alerts == ("source=mae has no effect on a whole detector",)
+    with pytest.raises(RecipeError, match=r"source: expected one of .* got 'mea'"):
+        load(Detector(), path, source="mea")
+
+
+def test_a_compiled_model_takes_a_detector(save: Callable[[Any], str]) -> None:
+    source, model = fill_(Detector()), Detector()
+    # As torch.compile wraps it, which takes seconds.
+    compiled = nn.Module()
+    compiled._orig_mod = model
+    load(compiled, save({"model": source.state_dict()}), strict_heads=True)
+    for name, value in source.state_dict().items():
+        assert torch.equal(model.state_dict()[name], value)
+
+
+def test_an_incomplete_file_is_not_taken_for_another_size(save: Callable[[Any], str]) -> None:
+    weights = {n: v for n, v in encoder_weights().items() if not n.startswith("blocks.1.mlp")}
     with pytest.raises(
-        WeightsError, match=r"no file has its buffers pixel_mean; .* backbone alone"
+        WeightsError, match=r"only 85%.* the sizes are the same, so the file is inc"
     ):
-        load(model, path)
+        load(Detector(), save(weights))
+
+
+def test_refusals_know_the_size_under_any_names() -> None:
+    """transformers' names of blocks are others."""
+    model = ViT(img_size=32, embed_dim=32, depth=1, num_heads=2, pretrain_img_size=32)
+    content = {
+        "embeddings.patch_embeddings.projection.weight": torch.zeros(32, 3, 16, 16),
+        "embeddings.cls_token": torch.zeros(1, 1, 32),
+        "embeddings.position_embeddings": torch.zeros(1, 5, 32),
+        "encoder.layer.0.layernorm_before.weight": torch.zeros(32),
+    }
+    with pytest.raises(WeightsError, match=r"ViT of width 32, depth 1, patch 16 in the file"):
+        load(model, "weights", content=content)

@@ -28,8 +28,7 @@ def assign(path: str, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         tensors: what to load, in any floating type.
 
     Raises:
-        WeightsError: the model is on the meta device, and other parts of it are not in the file,
-            or in no file.
+        WeightsError: the model is on the meta device, and other parts of it are not in the file.
     """
     own = model.state_dict(keep_vars=True)
     if not any(tensor.is_meta for tensor in own.values()):
@@ -43,16 +42,14 @@ def assign(path: str, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             f"{len(lost)} of its tensors are not in the file, for example {', '.join(lost[:3])}; "
             "build it on the CPU"
         )
-    unsaved = [n for n, buffer in model.named_buffers() if buffer.is_meta and n not in own]
-    if unsaved:
-        raise WeightsError(
-            f"{path}: the model is on the meta device, and no file has its buffers "
-            f"{', '.join(unsaved[:3])}; build it on the CPU, or its backbone alone on the meta "
-            "device"
-        )
     ready = _apart({name: tensor.to(own[name].dtype) for name, tensor in tensors.items()})
     ready |= {n: torch.zeros(t.shape, dtype=t.dtype) for n, t in rest.items()}
     model.load_state_dict(ready, strict=False, assign=True)
+
+
+def empty_buffers(model: nn.Module) -> list[str]:
+    """Return the names of buffers without memory, which state dicts do not have."""
+    return [name for name, buffer in model.named_buffers() if buffer.is_meta]
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -124,6 +124,11 @@ def size_advice(file: Identity, model: Identity) -> str:
     """
     if not file.width:
         return "take the recipe that these weights are for"
+    if (file.width, file.depth, file.patch) == (model.width, model.depth, model.patch):
+        return (
+            "the sizes are the same, so the file is incomplete, or of a ViT with other options; "
+            "take the recipe that these weights are for"
+        )
     closest = VIT_SIZES[file.closest_size]
     label = f"ViT-{file.closest_size.capitalize()} ({closest.embed_dim}/{closest.depth})"
     if file.size is None:

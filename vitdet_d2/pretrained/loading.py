@@ -12,23 +12,30 @@ import dataclasses
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from vitdet_d2.errors import WeightsError
-from vitdet_d2.pretrained.assign import assign
+from vitdet_d2.errors import RecipeError, WeightsError
+from vitdet_d2.pretrained.assign import assign, empty_buffers
 from vitdet_d2.pretrained.container import Unwrapped, unwrap
 from vitdet_d2.pretrained.detector import match
 from vitdet_d2.pretrained.encoder import STEM, Encoder
 from vitdet_d2.pretrained.fit import Fitted, LayerScale, fit
-from vitdet_d2.pretrained.identity import classes_advice, identify, size_advice
+from vitdet_d2.pretrained.identity import Identity, identify
 from vitdet_d2.pretrained.model_statistics import carry_normalisation, saved_statistics
 from vitdet_d2.pretrained.needs import check_needs
 from vitdet_d2.pretrained.patch_kernel import PatchResize
 from vitdet_d2.pretrained.reader import read_weights
-from vitdet_d2.pretrained.recognise import encoder_of
+from vitdet_d2.pretrained.recognise import encoder_of, named_source
+from vitdet_d2.pretrained.refusals import (
+    check_complete,
+    check_size,
+    identify_encoder,
+    misshaped,
+    too_few,
+)
 from vitdet_d2.pretrained.report import LoadReport, summarise
 from vitdet_d2.pretrained.traits import traits_of
 from vitdet_d2.zoo.addresses import redact
@@ -37,6 +44,8 @@ from vitdet_d2.zoo.initialisations import RANDOM, source_of, starts_at_random
 __all__ = ["LoadReport", "load"]
 
 logger = logging.getLogger(__name__)
+
+Statistics = Literal["source", "recipe"]
 
 # Below this share of a backbone's tensors the file belongs to another model.
 MIN_BACKBONE_SHARE = 0.95
@@ -51,8 +60,26 @@ class _Choices:
     patch_resize: PatchResize
     position_grid: tuple[int, int] | None
     allow_partial: bool
-    normalisation: Literal["source", "recipe"]
+    normalisation: Statistics
     strict_heads: bool
+
+    def __post_init__(self) -> None:
+        """Refuse unknown values.
+
+        Raises:
+            RecipeError: there is one.
+        """
+        if self.source is not None:
+            named_source(self.source)
+        for name, kind in (
+            ("layer_scale", LayerScale), ("patch_resize", PatchResize),
+            ("normalisation", Statistics),
+        ):  # fmt: skip
+            value = getattr(self, name)
+            if value not in get_args(kind):
+                raise RecipeError(
+                    f"{name}: expected one of {', '.join(get_args(kind))}, got {value!r}"
+                )
 
 
 def load(
@@ -64,7 +91,7 @@ def load(
     patch_resize: PatchResize = "pinv",
     position_grid: tuple[int, int] | None = None,
     allow_partial: bool = False,
-    normalisation: Literal["source", "recipe"] = "source",
+    normalisation: Statistics = "source",
     strict_heads: bool = False,
     content: Mapping[str, Any] | None = None,
 ) -> LoadReport:
@@ -93,15 +120,12 @@ def load(
         What was loaded and what was not; it is logged too.
 
     Raises:
-        RecipeError: there is no source of that name.
+        RecipeError: there is no source of that name, or an argument has an unknown value.
         WeightsError: the file cannot be read, is of another model, or needs what the model lacks.
     """
-    if isinstance(model, DistributedDataParallel):
-        model = model.module
+    model = _unwrapped_model(model)
     if content is None and starts_at_random(os.fspath(path_or_url)):
         return _stay_random(model, strict_heads)
-    if content is None:
-        content = read_weights(path_or_url)
     path = redact(os.fspath(path_or_url))
     choices = _Choices(
         source=source or source_of(os.fspath(path_or_url)), layer_scale=layer_scale,
@@ -109,27 +133,60 @@ def load(
         position_grid=position_grid, allow_partial=allow_partial, normalisation=normalisation,
         strict_heads=strict_heads,
     )  # fmt: skip
+    if content is None:
+        content = read_weights(path_or_url)
     file = unwrap(path, content)
     own = model.state_dict()
     prefix = _vit_prefix(own)
     if file.is_detector or prefix is None or _has_names_of(prefix, file):
         report = _load_detector(path, model, own, file, choices)
+        if source is not None:
+            report = _with_lines(report, "", f"source={source} has no effect on a whole detector")
     else:
         report = _load_encoder(path, model, own, prefix, file, choices)
-    report = dataclasses.replace(report, thing_classes=_class_names(content))
+    report = dataclasses.replace(
+        report,
+        thing_classes=_class_names(content),
+        wrappers=file.wrappers,
+        unused=file.unused,
+    )
     saved = saved_statistics(content.get("vitdet_d2"))
     if report.kind == "detector" and saved is not None:
-        line, alert = carry_normalisation(model, saved, keep=normalisation == "recipe")
-        report = dataclasses.replace(
-            report,
-            notes=(*report.notes, *filter(None, [line])),
-            alerts=(*report.alerts, *filter(None, [alert])),
+        lines = carry_normalisation(model, saved, keep=normalisation == "recipe")
+        report = _with_lines(report, *lines)
+    if empty := empty_buffers(model):
+        alert = (
+            f"the model was built on the meta device, and no file has its buffers "
+            f"{', '.join(empty[:3])}; build it on the CPU, or its backbone alone on the meta device"
         )
+        report = _with_lines(report, "", alert)
     for line in report.lines():
         logger.info(line)
     for line in report.warnings():
         logger.warning(line)
     return report
+
+
+def _unwrapped_model(model: nn.Module) -> nn.Module:
+    """Return the module itself, below data parallelism and compilation."""
+    while True:
+        # Compiled modules are known by this attribute; their class takes seconds to import.
+        compiled = getattr(model, "_orig_mod", None)
+        if isinstance(compiled, nn.Module):
+            model = compiled
+        elif isinstance(model, DistributedDataParallel):
+            model = model.module
+        else:
+            return model
+
+
+def _with_lines(report: LoadReport, note: str, alert: str) -> LoadReport:
+    """Return a report that says more; nothing where a text is empty."""
+    return dataclasses.replace(
+        report,
+        notes=(*report.notes, *filter(None, [note])),
+        alerts=(*report.alerts, *filter(None, [alert])),
+    )
 
 
 def _stay_random(model: nn.Module, strict_heads: bool) -> LoadReport:
@@ -186,8 +243,9 @@ def _load_encoder(
     vit = model.get_submodule(prefix.removesuffix("."))
     traits = traits_of(vit)
     names = {n.removeprefix(prefix): v for n, v in own.items() if n.startswith(prefix)}
+    theirs, ours = identify_encoder(encoder, identify(file.state)), identify(own)
     if not choices.allow_partial:
-        _check_size(path, encoder, own, file)
+        check_size(path, theirs, ours)
     notes = check_needs(
         path, encoder, names, traits, keep_layer_scale=choices.layer_scale == "keep"
     )
@@ -196,19 +254,15 @@ def _load_encoder(
         layer_scale=choices.layer_scale, patch_resize=choices.patch_resize,
         position_grid=choices.position_grid,
     )  # fmt: skip
-    _check_encoder(path, fitted, own, file, encoder, choices.allow_partial)
+    _check_encoder(path, fitted, encoder, theirs, ours, choices.allow_partial)
     report = _encoder_report(path, encoder, fitted, own, prefix, notes)
     if choices.strict_heads:
-        _check_complete(report, own, file)
+        check_complete(report, theirs, ours)
     assign(path, model, {prefix + name: tensor for name, tensor in fitted.tensors.items()})
-    line, alert = carry_normalisation(
+    lines = carry_normalisation(
         model, encoder.normalisation, keep=choices.normalisation == "recipe"
     )
-    return dataclasses.replace(
-        report,
-        notes=(*report.notes, *([line] if line else [])),
-        alerts=tuple([alert] if alert else []),
-    )
+    return _with_lines(report, *lines)
 
 
 def _encoder_report(
@@ -243,32 +297,12 @@ def _encoder_report(
     )
 
 
-def _check_size(path: str, encoder: Encoder, own: Mapping[str, Tensor], file: Unwrapped) -> None:
-    """Refuse an encoder of another width or depth, before its options are looked at.
-
-    Raises:
-        WeightsError: it is one.
-    """
-    model = identify(own)
-    if (encoder.width, encoder.depth) == (model.width, model.depth):
-        return
-    theirs = dataclasses.replace(
-        identify(file.state),
-        width=encoder.width,
-        depth=encoder.depth,
-        patch=encoder.patch_size,
-    )
-    raise WeightsError(
-        f"{path}: {theirs} in the file, {model} in the model; {size_advice(theirs, model)}"
-    )
-
-
 def _check_encoder(
     path: str,
     fitted: Fitted,
-    own: Mapping[str, Tensor],
-    file: Unwrapped,
     encoder: Encoder,
+    theirs: Identity,
+    ours: Identity,
     allow_partial: bool,
 ) -> None:
     """Refuse weights of another ViT.
@@ -285,11 +319,11 @@ def _check_encoder(
     if allow_partial:
         return
     if fitted.mismatched:
-        raise WeightsError(_misshaped(path, fitted.mismatched, own, file))
+        raise WeightsError(misshaped(path, fitted.mismatched, theirs, ours))
     given = len(fitted.from_file)
     total = given + len(fitted.missing)
     if given < MIN_BACKBONE_SHARE * total:
-        raise WeightsError(_too_few(path, given / total, fitted.missing, own, file))
+        raise WeightsError(too_few(path, given / total, fitted.missing, theirs, ours))
 
 
 # ------------------------------------------------------------------------------------ a detector
@@ -303,20 +337,21 @@ def _load_detector(
         raise WeightsError(
             f"{path}: no tensor has a name of the model's. The file has "
             f"{', '.join(list(file.state)[:3])}, ..., the model {', '.join(list(own)[:3])}, ...; "
-            "convert the file first"
+            "take the recipe that the detector was trained with"
         )
     absent = matched.absent(own)
     missing = [name for name in absent if name in matched.backbone]
     wrong = [found for found in matched.mismatched if found[0] in matched.backbone]
     covered = len(matched.backbone & matched.tensors.keys())
     share = covered / len(matched.backbone)
+    theirs, ours = identify(file.state), identify(own)
     if not choices.allow_partial:
         if wrong:
-            raise WeightsError(_misshaped(path, wrong, own, file))
+            raise WeightsError(misshaped(path, wrong, theirs, ours))
         if share < MIN_BACKBONE_SHARE:
             names = sorted(matched.backbone - matched.tensors.keys())
-            raise WeightsError(_too_few(path, share, names, own, file))
-    found, wanted = identify(file.state).num_classes, identify(own).num_classes
+            raise WeightsError(too_few(path, share, names, theirs, ours))
+    found, wanted = theirs.num_classes, ours.num_classes
     report = LoadReport(
         source=path,
         kind="detector",
@@ -333,54 +368,6 @@ def _load_detector(
         classes=None if None in (found, wanted) or found == wanted else (found, wanted),  # type: ignore[arg-type]
     )
     if choices.strict_heads:
-        _check_complete(report, own, file)
+        check_complete(report, theirs, ours)
     assign(path, model, matched.tensors)
     return report
-
-
-# ------------------------------------------------------------------------------------ refusals
-
-
-def _sizes(own: Mapping[str, Tensor], file: Unwrapped) -> tuple[str, str]:
-    theirs, model = identify(file.state), identify(own)
-    return f"{theirs} in the file, {model} in the model", size_advice(theirs, model)
-
-
-def _misshaped(
-    path: str, found: list[tuple[str, Any, Any]], own: Mapping[str, Tensor], file: Unwrapped
-) -> str:
-    sizes, advice = _sizes(own, file)
-    shapes = "; ".join(f"{name} {old} for {new}" for name, old, new in found[:3])
-    return (
-        f"{path}: {len(found)} backbone tensors have another shape, for example {shapes} "
-        f"({sizes}); {advice}"
-    )
-
-
-def _too_few(
-    path: str, share: float, missing: list[str], own: Mapping[str, Tensor], file: Unwrapped
-) -> str:
-    sizes, advice = _sizes(own, file)
-    return (
-        f"{path}: only {share:.0%} of the backbone's tensors are in the file; missing, for "
-        f"example, {', '.join(missing[:3])} ({sizes}); {advice}, or allow it with --allow-partial"
-    )
-
-
-def _check_complete(report: LoadReport, own: Mapping[str, Tensor], file: Unwrapped) -> None:
-    """Refuse to evaluate a model of which parts are random.
-
-    Raises:
-        WeightsError: a tensor of the model is not in the file, or has another shape there.
-    """
-    theirs, model = identify(file.state), identify(own)
-    if report.classes is not None:
-        raise WeightsError(f"{report.source}: {classes_advice(theirs, model)}")
-    absent = [*report.missing, *report.initialised, *(name for name, _, _ in report.mismatched)]
-    if absent:
-        recipe = theirs.recipe() if theirs.family and theirs.family != model.family else None
-        cure = f"; the file is one of {recipe}: use --config-file {recipe}" if recipe else ""
-        raise WeightsError(
-            f"{report.source}: {len(absent)} tensors of the model are not in the file: "
-            f"{summarise(absent)}; evaluation needs a detector trained with this recipe{cure}"
-        )

@@ -49,6 +49,8 @@ class LoadReport:
         dropped: names in the file that are of no use, on purpose.
         classes: number of classes of the file and of the model, where they differ.
         thing_classes: class names that the file carries.
+        wrappers: keys and prefixes below which the weights were, outermost first.
+        unused: keys of other weights in the file, which were not looked at.
         notes: what the user should know.
         alerts: what the user should look at.
     """
@@ -70,6 +72,8 @@ class LoadReport:
     dropped: tuple[str, ...] = ()
     classes: tuple[int, int] | None = None
     thing_classes: tuple[str, ...] | None = None
+    wrappers: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     alerts: tuple[str, ...] = ()
 
@@ -104,11 +108,19 @@ class LoadReport:
             lines.append(f"newly initialised: {summarise(stays)}")
         if self.dropped:
             lines.append(f"of no use for detection: {summarise(self.dropped)}")
+        if self.unused:
+            lines.append(
+                f"taken are the weights below {' '.join(map(repr, self.wrappers))}; the file has "
+                f"others below {', '.join(map(repr, self.unused))}"
+            )
         return [*lines, *self.notes]
 
     def warnings(self) -> list[str]:
         """Return what a user should look at, one fact per line."""
         lines = [f"{self.source}: {alert}" for alert in self.alerts]
+        count, total = self.supplied
+        if count < total:
+            lines.append(f"{self.source}: {self.verdict}")
         if self.missing:
             lines.append(f"{self.source}: not in the file: {', '.join(self.missing)}")
         if self.unexpected:
