@@ -8,6 +8,7 @@ train = {
         "source": None,  # by the keys of the file, or by its name
         "layer_scale": "auto",
         "patch_resize": "pinv",
+        "position_grid": None,  # a square
         "allow_partial": False,
         "normalisation": "source",
     },

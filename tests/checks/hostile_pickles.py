@@ -108,6 +108,27 @@ def archive(records: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
+def legacy(program: bytes) -> bytes:
+    """The program inside a file of torch < 1.6."""
+    buffer = io.BytesIO()
+    torch.save({"a": 1}, buffer, _use_new_zipfile_serialization=False)
+    head = buffer.getvalue()
+    start = head.index(b"\x80\x02}q", head.index(b"little_endian") + 1)
+    return head[:start] + program + pickle.dumps([], 2)
+
+
+def inside(program: bytes, form: str) -> bytes:
+    """The program inside a file: a pickle, a zip archive of torch, TorchScript, or legacy."""
+    if form == "pickle":
+        return program
+    if form == "legacy":
+        return legacy(program)
+    records = honest_archive()
+    data = next(entry for entry in records if entry.endswith("data.pkl"))
+    script = {data.replace("data.pkl", "code/a.py"): b"1/0"} if form == "torchscript" else {}
+    return archive({**records, **script, data: program})
+
+
 _MODULES = (
     "os system|os mkdir|posix system|subprocess Popen|builtins eval|builtins exec|builtins getattr|"
     "builtins __import__|builtins bytearray|builtins set|builtins list|builtins range|"

@@ -10,16 +10,17 @@ import pickle
 import resource
 import signal
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
-import torch
 
-from tests.checks.hostile_pickles import archive, attacks, fuzzed, honest_archive, name, text
-from vitdet_d2.checks import safe_pickle, torch_file
+from tests.checks.bombs import BOMBS, npz
+from tests.checks.hostile_pickles import attacks, fuzzed, inside
+from vitdet_d2.checks import npz_file, safe_pickle, torch_file
 from vitdet_d2.checks.weights_file import read_weights_file
 from vitdet_d2.errors import WeightsError
 
@@ -53,26 +54,6 @@ def watch() -> Watch:
     for encoding in ("raw_unicode_escape", "cp437"):
         b"a".decode(encoding)
     return Watch()
-
-
-def legacy(program: bytes) -> bytes:
-    """The program inside a file of torch < 1.6."""
-    buffer = io.BytesIO()
-    torch.save({"a": 1}, buffer, _use_new_zipfile_serialization=False)
-    head = buffer.getvalue()
-    start = head.index(b"\x80\x02}q", head.index(b"little_endian") + 1)
-    return head[:start] + program + pickle.dumps([], 2)
-
-
-def inside(program: bytes, form: str) -> bytes:
-    if form == "pickle":
-        return program
-    if form == "legacy":
-        return legacy(program)
-    records = honest_archive()
-    data = next(entry for entry in records if entry.endswith("data.pkl"))
-    script = {data.replace("data.pkl", "code/a.py"): b"1/0"} if form == "torchscript" else {}
-    return archive({**records, **script, data: program})
 
 
 @pytest.mark.parametrize("form", ["pickle", "zip", "torchscript", "legacy"])
@@ -159,26 +140,6 @@ def test_10000_fuzzed_pickles_end_in_data_or_an_error(tmp_path: Path, watch: Wat
     assert growth < 300 * 1024, "a small file took hundreds of MB"
 
 
-BOMBS = {
-    # Ten bytes that make the compiled reader ask for gigabytes.
-    "memo far away": b"\x80\x02r\xff\xff\xff\x7fN.",
-    # 2^60 numbers, were each tuple copied wherever it is shown.
-    "tuples of tuples": b"\x80\x04K\x01" + b"2\x86" * 60 + b"\x85.",
-    # The hash of such a key is computed anew each time.
-    "key of tuples": b"\x80\x04}K\x01" + b"2\x86" * 60 + b"K\x01s.",
-    "copies of a list": b"\x80\x04](" + b"K\x01" * 50_000 + b"e\x940"
-    + (name("builtins", "set") + b"h\x00\x85R0") * 20_000 + b"N.",
-    "entries of settings": b"\x80\x04}(" + b"".join(b"J" + i.to_bytes(4, "little") + b"N" for i in
-    range(20_000)) + b"u\x94" + b"0" + name("argparse", "Namespace") + b")\x81" + b"h\x00b" * 20_000
-    + b".",
-    "memory of a class": b"\x80\x04" + name("builtins", "bytearray") + b"J\xff\xff\xff\x7f\x85R.",
-    "numbers of any length": b"\x80\x04\x8b\xff\xff\xff\x7f.",
-    "a shape of huge numbers": b"\x80\x04" + name("numpy", "dtype") + text("f4") + b"\x85R\x940"
-    + name("numpy._core.numeric", "_frombuffer") + b"(C\x04aaaah\x00("
-    + (b"\x8a\xff" + b"\x7f" * 255) * 5000 + b"tX\x01\x00\x00\x00CtR.",
-}  # fmt: skip
-
-
 @pytest.mark.usefixtures("alarm")
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_bombs_end_at_once(bomb: str, tmp_path: Path) -> None:
@@ -189,6 +150,15 @@ def test_bombs_end_at_once(bomb: str, tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"bomb\.pkl"):
         read_weights_file(path)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak < 100 * 1024
+
+
+def test_arrays_of_zeros_do_not_unfold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bomb.npz"
+    path.write_bytes(npz((1 << 18,), bytes(1 << 20), how=zipfile.ZIP_DEFLATED))
+    assert len(read_weights_file(path)["a"]) == 1 << 18, "small enough to be harmless"
+    monkeypatch.setattr(npz_file, "_FREE_BYTES", 1000)
+    with pytest.raises(WeightsError, match=r"refused, \d{4} bytes would become 1048\d{3}"):
+        read_weights_file(path)
 
 
 def test_steps_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -198,6 +198,7 @@ def test_training_settings(pair):
             "source": None,
             "layer_scale": "auto",
             "patch_resize": "pinv",
+            "position_grid": None,
             "allow_partial": False,
             "normalisation": "source",
         },

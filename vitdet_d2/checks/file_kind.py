@@ -70,6 +70,12 @@ def sniff(path: str | os.PathLike[str]) -> Format:
         return "safetensors"
     if head.startswith(b"\x80"):
         return "torch_legacy" if head[2:14] == _TORCH_LEGACY_MAGIC else "pickle"
+    if _is_safetensors(head, _SAFETENSORS_MAX_HEADER):
+        header = int.from_bytes(head[:8], "little")
+        raise WeightsError(
+            f"{path}: cut off: a .safetensors file of {size} bytes, whose header alone has "
+            f"{header}; get the file again"
+        )
     raise WeightsError(f"{path}: not a weights file: {_describe(head)}")
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from vitdet_d2.checks.placeholders import Blob, LongText, Placeholder
+from vitdet_d2.checks.placeholders import Blob, LongText, Placeholder, short_text
 
 # Numbers; a bool is "?" or "b1".
 _NUMBERS = re.compile(r"[<>|=]?(?:[?]|[biufc]\d{1,2})")
@@ -34,7 +34,7 @@ class Dtype(Placeholder):
         Raises:
             pickle.UnpicklingError: it is no type of plain numbers or texts.
         """
-        text = spec.decode("ascii", "replace") if isinstance(spec, bytes) else str(spec)
+        text = short_text(spec)
         if not _NUMBERS.fullmatch(text) and not _TEXTS.fullmatch(text):
             raise pickle.UnpicklingError(f"arrays of type {text[:40]!r} hold no plain numbers")
         self.value = np.dtype(text)
@@ -85,8 +85,8 @@ class Array(Placeholder):
         """Return the array; one of texts is a list."""
         if self.value.dtype.kind in "US":
             return self.value.tolist()
-        if self.value.dtype.itemsize > 8 and self.value.dtype.kind == "f":
-            return self.value.astype(np.float64)  # extended precision, which torch has not
+        if _is_extended(self.value.dtype):
+            return self.value.astype(np.float64 if self.value.dtype.kind == "f" else np.complex128)
         return self.value
 
 
@@ -107,7 +107,17 @@ def _array(raw: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
         blob.copy_once()
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
+    if array.dtype.kind in "US" or _is_extended(array.dtype):
+        # Texts become lists in the end, and extended precision becomes double.
+        blob.copy_once()
+    if array.dtype.kind in "US" and array.ndim > 1:
+        raise pickle.UnpicklingError("texts in more than one axis")
     return np.require(array, requirements="C")  # no copy where it is so already
+
+
+def _is_extended(dtype: np.dtype[Any]) -> bool:
+    """Whether numbers have more precision than torch has."""
+    return dtype.kind in "fc" and dtype.itemsize > (8 if dtype.kind == "f" else 16)
 
 
 def _blob(raw: Any) -> Blob:
@@ -132,7 +142,7 @@ def from_buffer(raw: Any, dtype: Any, shape: Any, order: Any) -> Array:
         order: "C" or "F".
     """
     placeholder = Array()
-    placeholder.value = _array(raw, dtype, shape, str(order))
+    placeholder.value = _array(raw, dtype, shape, short_text(order))
     return placeholder
 
 

@@ -29,6 +29,22 @@ class Name:
     make: Callable[..., Any] | None
 
 
+def short_text(value: Any) -> str:
+    """Return a short text that a file gives, or a number as one.
+
+    Args:
+        value: of any type; the text of nested tuples could take for ever.
+
+    Raises:
+        pickle.UnpicklingError: it is neither.
+    """
+    if isinstance(value, bytes):
+        value = value.decode("ascii", "replace")
+    if not isinstance(value, (str, int)) or (isinstance(value, str) and len(value) > 100):
+        raise pickle.UnpicklingError("something that is no name")
+    return str(value)
+
+
 class Placeholder:
     """Stands for something until the file is read to its end."""
 

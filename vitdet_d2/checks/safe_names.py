@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 from vitdet_d2.checks.pickled_arrays import Array, Dtype, from_buffer, scalar
-from vitdet_d2.checks.placeholders import Blob, LongText, Name, Settings
+from vitdet_d2.checks.placeholders import Blob, LongText, Name, Settings, short_text
 
 
 def _encode(text: Any, encoding: Any = "latin1") -> bytes | Blob:
@@ -78,7 +78,7 @@ def _path(*parts: Any) -> str:
 
 
 def _device(kind: Any, index: Any = None) -> str:
-    return str(kind) if index is None else f"{kind}:{int(index)}"
+    return short_text(kind) if index is None else f"{short_text(kind)}:{short_text(index)}"
 
 
 def _moment(kind: type[datetime.date | datetime.time]) -> Callable[..., str]:
@@ -98,7 +98,7 @@ def _duration(days: Any = 0, seconds: Any = 0, microseconds: Any = 0) -> str:
 
 
 def _zone(offset: Any, name: Any = "") -> str:
-    return f"UTC+{offset} {name}".strip()
+    return f"UTC+{short_text(offset)} {short_text(name)}".strip()
 
 
 def check_key(key: Any) -> None:

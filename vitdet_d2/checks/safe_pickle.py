@@ -219,6 +219,9 @@ class SafeUnpickler(pickle._Unpickler):
         state = self.stack.pop()
         target = self.stack[-1]
         self._charge(state)
+        if isinstance(state, tuple):  # of an array: its data is in it
+            for part in state:
+                self._charge(part)
         if isinstance(target, Placeholder):
             target.build(state)
         elif not isinstance(target, OrderedDict):

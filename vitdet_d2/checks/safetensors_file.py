@@ -22,6 +22,9 @@ from vitdet_d2.errors import WeightsError
 METADATA = "__metadata__"
 # The format's own limit.
 MAX_HEADER_BYTES = 100_000_000
+# A detector of ViT-H has some 700; tensors in torch have at most 64 axes.
+_MAX_TENSORS = 200_000
+_MAX_AXES = 64
 
 _DTYPES = {
     "BOOL": torch.bool,
@@ -78,6 +81,8 @@ def _read(file: BinaryIO) -> dict[str, Any]:
     metadata = header.pop(METADATA, {})
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
         raise ValueError(f"{METADATA} that are no texts")
+    if len(header) > _MAX_TENSORS:
+        raise ValueError(f"{len(header)} tensors")
     content: dict[str, Any] = {}
     spans = []
     data, end = 8 + header_size, 0
@@ -91,7 +96,10 @@ def _read(file: BinaryIO) -> dict[str, Any]:
             raise ValueError(
                 f"{name} has numbers of type {entry['dtype']}, which are none of a ViT"
             )
-        if not all(isinstance(n, int) and 0 <= n < 2**60 for n in (*shape, start, stop)):
+        numbers = (*shape, start, stop)
+        if len(shape) > _MAX_AXES or not all(
+            isinstance(n, int) and 0 <= n < 2**60 for n in numbers
+        ):
             raise ValueError(f"{name} has an impossible shape")
         count = math.prod(shape)
         if start != end or stop - start != count * dtype.itemsize or data + stop > size:

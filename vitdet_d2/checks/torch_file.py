@@ -32,6 +32,8 @@ from vitdet_d2.errors import WeightsError
 # The structure of a training checkpoint of ViT-H takes half a megabyte.
 _MAX_STRUCTURE_BYTES = 256 * 1024**2
 _MAX_TENSORS = 1_000_000
+# The names of all tensors of CLIP's TorchScript archives have some 50,000 characters.
+_MAX_NAMES = 20_000_000
 # All the modules of a TorchScript archive have names below this one.
 _SCRIPT = "__torch__"
 _CURE = "get the file again, and compare its size and checksum with the source's"
@@ -156,6 +158,8 @@ def _root(path: str | os.PathLike[str], records: dict[str, Record]) -> str:
         raise WeightsError(
             f"{path}: an exported program, not a weights file; give the checkpoint it was made from"
         )
+    if "[Content_Types].xml" in records:
+        raise WeightsError(f"{path}: an Office document; give the weights instead")
     first = next(iter(records), "nothing")[:80]
     if any(record.compressed for record in records.values()):
         kind = "a compressed archive, not a weights file"
@@ -211,14 +215,17 @@ def _flatten(content: Any) -> dict[str, torch.Tensor]:
     if not isinstance(content, ScriptModule):
         raise pickle.UnpicklingError("a TorchScript archive without a module")
     tensors: dict[str, torch.Tensor] = {}
-    visits = 0
+    visits = characters = 0
     todo: list[tuple[str, ScriptModule]] = [("", content)]
     while todo:
         prefix, module = todo.pop()
         inner = []
         for name, value in module.attributes.items():
+            if not isinstance(name, str):
+                raise pickle.UnpicklingError("an attribute without a name")
             visits += 1
-            if visits > _MAX_TENSORS or len(prefix) > 2000:
+            characters += len(prefix) + len(name)
+            if visits > _MAX_TENSORS or characters > _MAX_NAMES:
                 raise pickle.UnpicklingError("modules within modules without an end")
             if isinstance(value, ScriptModule):
                 inner.append((f"{prefix}{name}.", value))
@@ -262,7 +269,8 @@ def _check_machine(machine: Any) -> None:
 
 
 def _in_order(keys: Any, storages: dict[str, Storage]) -> list[Storage]:
-    if not isinstance(keys, list) or sorted(keys) != sorted(storages):
+    are_texts = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+    if not are_texts or sorted(keys) != sorted(storages):
         raise pickle.UnpicklingError("storages that nothing refers to")
     return [storages[key] for key in keys]
 

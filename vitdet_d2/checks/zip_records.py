@@ -77,6 +77,9 @@ def _record(file: BinaryIO, entry: zipfile.ZipInfo, has_checksums: bool) -> Reco
     signature, name_length, extra_length = _LOCAL_HEADER.unpack(header)
     if signature != b"PK\x03\x04":
         raise zipfile.BadZipFile(f"no header of {entry.filename}")
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        # The others ask for as much memory as their data tells them to.
+        raise zipfile.BadZipFile(f"{entry.filename} is compressed as neither torch nor numpy do")
     compressed = entry.compress_type != zipfile.ZIP_STORED
     if not compressed and entry.compress_size != entry.file_size:
         raise zipfile.BadZipFile(f"two sizes of {entry.filename}")

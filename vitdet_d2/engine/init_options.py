@@ -28,6 +28,7 @@ class InitOptions:
         layer_scale: keep LayerScale, fold it into the layers before it, or (auto) keep it where the
             model has it.
         patch_resize: how the kernel of another patch size is resized.
+        position_grid: ``(h, w)`` of the file's absolute positions in patches; None: a square.
         allow_partial: whether less than 95 % of what the source can supply will do.
         normalisation: whose pixel statistics are used, the source's or the recipe's.
     """
@@ -35,6 +36,7 @@ class InitOptions:
     source: str | None = None
     layer_scale: LayerScale = "auto"
     patch_resize: PatchResize = "pinv"
+    position_grid: tuple[int, int] | None = None
     allow_partial: bool = False
     normalisation: Statistics = "source"
 
@@ -55,6 +57,7 @@ class InitOptions:
             source=self.source,
             layer_scale=self.layer_scale,
             patch_resize=self.patch_resize,
+            position_grid=self.position_grid,
             allow_partial=self.allow_partial,
             normalisation=self.normalisation,
         )
@@ -95,9 +98,23 @@ def read_init_options(cfg: DictConfig) -> InitOptions:
         source=source,
         layer_scale=cast(LayerScale, layer_scale),
         patch_resize=cast(PatchResize, patch_resize),
+        position_grid=_grid(given.get("position_grid")),
         allow_partial=partial,
         normalisation=cast(Statistics, statistics),
     )
+
+
+def _grid(value: Any) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    sides = value if isinstance(value, list) and len(value) == 2 else []
+    # True is an integer in Python.
+    if not sides or not all(type(side) is int and side > 0 for side in sides):
+        raise RecipeError(
+            "train.init_options.position_grid: expected [height, width] in patches or null, got "
+            f"{value!r}"
+        )
+    return sides[0], sides[1]
 
 
 def _choice(given: Mapping[Any, Any], name: str, choices: tuple[str, ...], default: str) -> str:

@@ -39,6 +39,7 @@ DEFAULTS: dict[str, Any] = {
             "source": None,
             "layer_scale": "auto",
             "patch_resize": "pinv",
+            "position_grid": None,
             "allow_partial": False,
             "normalisation": "source",
         },

@@ -19,6 +19,8 @@ from torch import Tensor
 from vitdet_d2.errors import WeightsError
 
 METADATA = "__metadata__"
+# Honest files have at most three.
+_MAX_WRAPPERS = 10
 
 # Where training scripts put weights; the first that is there is taken. Teachers and targets are
 # averages of the students, and what their authors evaluate.
@@ -103,12 +105,12 @@ def unwrap(path: str, content: Mapping[str, Any]) -> Unwrapped:
     Raises:
         WeightsError: there are no tensors, or other things among them.
     """
-    metadata = content.get(METADATA, {})
+    metadata = _texts(content.get(METADATA))
     state: Any = {key: value for key, value in content.items() if key != METADATA}
     wrappers: list[str] = []
     unused: list[str] = []
     siblings: list[str] = []
-    while (key := _wrapper_of(state)) is not None:
+    while len(wrappers) < _MAX_WRAPPERS and (key := _wrapper_of(state)) is not None:
         unused += [k for k in _OTHER_WEIGHTS if k != key and isinstance(state.get(k), dict)]
         siblings += [str(k) for k in state if k != key]
         wrappers.append(key)
@@ -134,6 +136,13 @@ def unwrap(path: str, content: Mapping[str, Any]) -> Unwrapped:
     )  # fmt: skip
 
 
+def _texts(metadata: Any) -> Mapping[str, str]:
+    """Return the texts that a file carries; files of other formats may have anything there."""
+    if not isinstance(metadata, dict):
+        return {}
+    return {k: v for k, v in metadata.items() if isinstance(k, str) and isinstance(v, str)}
+
+
 def _wrapper_of(state: Any) -> str | None:
     """Return the key below which the weights are; None: here."""
     if not isinstance(state, dict):
@@ -151,11 +160,12 @@ def _require_tensors(path: str, state: Any, wrappers: list[str]) -> None:
     if not isinstance(state, dict) or not state:
         kind = "none" if isinstance(state, dict) else type(state).__name__
         raise WeightsError(f"{path}: expected tensors{where}, got {kind}")
-    other = sorted(str(name) for name, value in state.items() if not isinstance(value, Tensor))
+    other = [n for n, v in state.items() if not isinstance(v, Tensor) or not isinstance(n, str)]
     if other:
+        shown = ", ".join(str(name)[:80] for name in other[:5])
         raise WeightsError(
-            f"{path}: expected a dictionary of tensors or {{'model': ...}}, got also "
-            f"{', '.join(other[:5])}{where}; extract the model's state dict"
+            f"{path}: expected a dictionary of tensors or {{'model': ...}}, got also {shown}"
+            f"{where}; extract the model's state dict"
         )
 
 

@@ -20,6 +20,7 @@ from vitdet_d2.errors import WeightsError
 from vitdet_d2.pretrained.container import Unwrapped
 from vitdet_d2.pretrained.key_table import matches_any, rename
 from vitdet_d2.pretrained.normalisation import Normalisation
+from vitdet_d2.pretrained.plausible import implausible
 from vitdet_d2.pretrained.source import Needs, Source
 
 STEM = "patch_embed.proj.weight"
@@ -27,7 +28,7 @@ POSITIONS = "pos_embed"
 SHARED_BIAS = "rel_pos_bias.relative_position_bias_table"
 BLOCK_BIAS = "attn.relative_position_bias_table"
 
-_BLOCK = re.compile(r"blocks\.(\d+)\.")
+_BLOCK = re.compile(r"blocks\.(\d{1,4})\.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +100,12 @@ def convert(path: str, file: Unwrapped, source: Source, how: str) -> Encoder:
             f"{_listed(unknown)}. Every key of a file must be known, so that nothing is lost "
             "unseen; name the right source, or remove these keys where the file was made"
         )
-    if renamed.problems:
-        raise WeightsError(f"{path}: read as {source.title} ({how}): {'; '.join(renamed.problems)}")
     tensors = renamed.tensors
     if STEM not in tensors:
         raise WeightsError(f"{path}: read as {source.title} ({how}): no patch embedding in it")
+    problems = renamed.problems or implausible(tensors)
+    if problems:
+        raise WeightsError(f"{path}: read as {source.title} ({how}): {'; '.join(problems[:5])}")
     width = tensors[STEM].shape[0]
     return Encoder(
         source=source,

@@ -17,7 +17,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-_FIELDS = {"n": r"(?P<n>\d+)", "m": r"(?P<m>\d+)", "rest": r"(?P<rest>.+)"}
+# Longer numbers are none of a block's.
+_FIELDS = {"n": r"(?P<n>\d{1,4})", "m": r"(?P<m>\d{1,4})", "rest": r"(?P<rest>.+)"}
 _QUERY, _KEY, _VALUE = range(3)
 
 

@@ -225,7 +225,9 @@ def _has_names_of(prefix: str, file: Unwrapped) -> bool:
 def _class_names(content: Mapping[str, Any]) -> tuple[str, ...] | None:
     ours = content.get("vitdet_d2")
     names = ours.get("thing_classes") if isinstance(ours, dict) else None
-    return None if names is None else tuple(names)
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+        return None
+    return tuple(names)
 
 
 # ------------------------------------------------------------------------------------ an encoder

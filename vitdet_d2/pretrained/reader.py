@@ -56,7 +56,13 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
         if local == address:
             raise WeightsError(f"{error}{_name_advice(local)}") from None
         raise WeightsError(f"{redact(address)}: {error}") from None
-    tensors = _to_tensors(content, {})
+    try:
+        tensors = _to_tensors(content, {})
+    except RecursionError:
+        raise WeightsError(
+            f"{redact(address)}: refused: the data is nested too deeply to be a checkpoint; check "
+            "where it is from"
+        ) from None
     assert isinstance(tensors, dict), "a dictionary stays one"
     return tensors
 

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from vitdet_d2.backbones.option_checks import nearest
-from vitdet_d2.errors import RecipeError, WeightsError
+from vitdet_d2.errors import RecipeError, UserError, WeightsError
 from vitdet_d2.pretrained.container import Unwrapped
 from vitdet_d2.pretrained.described import described_source
 from vitdet_d2.pretrained.encoder import Encoder, convert, named_after
@@ -23,7 +23,22 @@ def encoder_of(path: str, file: Unwrapped, source: str | None = None) -> Encoder
     Raises:
         RecipeError: there is no source of that name.
         WeightsError: the file is of no source, of another one, or cannot be used.
+        UserError: one of these.
     """
+    try:
+        return _encoder_of(path, file, source)
+    except UserError:
+        raise
+    # Key tables take shapes for granted: those of a damaged or hostile file can fail in any way.
+    except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise WeightsError(
+            f"{path}: it has the names of a ViT's tensors, but not their shapes ({reason[:200]}); "
+            "get the file again, and compare its size and checksum with the source's"
+        ) from error
+
+
+def _encoder_of(path: str, file: Unwrapped, source: str | None) -> Encoder:
     layout = described_source(file) or next((s for s in SOURCES if s.matches(file)), None)
     if source is None:
         if layout is None:
