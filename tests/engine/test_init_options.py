@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
 from pathlib import Path
@@ -15,7 +16,9 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 from tests.engine import tiny_detector
+from tests.engine.tiny_run import write_data
 from vitdet_d2.backbones import ViT
+from vitdet_d2.engine import init_options
 from vitdet_d2.engine.arguments import parse_train
 from vitdet_d2.engine.detector import load_detector
 from vitdet_d2.engine.init_options import InitOptions, read_init_options
@@ -38,6 +41,40 @@ def test_defaults_are_those_of_the_loader() -> None:
     assert read_init_options(OmegaConf.create({})) == InitOptions()
     assert read_settings(tiny_detector.recipe()).init_options == InitOptions()
     assert options(source="mae", patch_resize=None).source == "mae"
+    assert options(position_grid=[4, 6]).position_grid == (4, 6)
+
+
+def test_every_argument_of_the_loader_is_reached_from_a_recipe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # What is read, where it goes, and what training and evaluation decide themselves.
+    arguments = dict(inspect.signature(load).parameters)
+    for name in ("model", "path_or_url", "content", "strict_heads"):
+        del arguments[name]
+    given = {
+        "source": "dino", "layer_scale": "fold", "patch_resize": "bicubic",
+        "position_grid": [3, 5], "allow_partial": True, "normalisation": "recipe",
+    }  # fmt: skip
+    assert set(given) == set(arguments)
+    passed: dict[str, Any] = {}
+    monkeypatch.setattr(init_options, "load", lambda *_, **how: passed.update(how))
+    overrides = [f"train.init_options.{name}={value}" for name, value in given.items()]
+    settings = read_settings(tiny_detector.recipe(*overrides))
+    settings.init_options.load(torch.nn.Identity(), "x.pth")
+    assert passed == {**given, "position_grid": (3, 5)}
+    assert not [name for name, value in passed.items() if value == arguments[name].default]
+
+
+def test_positions_of_a_map_that_is_no_square(tmp_path: Path) -> None:
+    cfg = tiny_detector.recipe()
+    state = encoder(cfg)
+    state["pos_embed"] = state["pos_embed"][:, :15]
+    torch.save({"model": state}, tmp_path / "wide.pth")
+    model = instantiate(cfg.model)
+    with pytest.raises(WeightsError, match=r"are no grid of .*; give the grid"):
+        InitOptions().load(model, str(tmp_path / "wide.pth"))
+    report = options(position_grid=[3, 5]).load(model, str(tmp_path / "wide.pth"))
+    assert [name for name, _, _ in report.resized] == ["backbone.net.pos_embed"]
 
 
 @pytest.mark.parametrize(
@@ -48,6 +85,10 @@ def test_defaults_are_those_of_the_loader() -> None:
         ({"patch_resize": "nearest"}, r"expected one of pinv, bicubic, got 'nearest'"),
         ({"normalisation": True}, r"expected one of source, recipe, got True"),
         ({"allow_partial": "yes"}, r"allow_partial: expected true or false, got 'yes'"),
+        ({"position_grid": 14}, r"position_grid: expected \[height, width\] in patches .*got 14"),
+        ({"position_grid": [14, 0]}, r"expected \[height, width\] .*got \[14, 0\]"),
+        ({"position_grid": [1, 2, 3]}, r"expected \[height, width\] .*got \[1, 2, 3\]"),
+        ({"position_grid": [True, 4]}, r"expected \[height, width\] .*got \[True, 4\]"),
         ({"source": 3}, r"source: expected the name of a source or null, got 3"),
     ],
 )
@@ -131,17 +172,20 @@ def test_recipes_that_say_the_same_stay_as_they_are() -> None:
 
 
 def test_a_run_keeps_them_when_it_is_resumed(tmp_path: Path) -> None:
-    """One iteration on the data of the quick start, then another."""
+    """One iteration on a few pictures, then another."""
     from vitdet_d2.engine import cli
 
     cfg = tiny_detector.recipe()
     torch.save({"model": encoder(cfg)}, tmp_path / "mae.pth")
+    write_data(tmp_path)
     run = tmp_path / "run"
     argv = [
         "train", "--config-file", "quickstart", "--num-gpus", "0", "data.image_size=64",
         f"train.init_checkpoint={tmp_path}/mae.pth", "train.init_options.source=mae",
         f"train.output_dir={run}", "dataloader.train.total_batch_size=1", "train.pictures=0",
         "train.checkpointer.period=1", "~dataloader.evaluator",
+        *(f"data.{part}_json={tmp_path}/tiny.json" for part in ("train", "val")),
+        *(f"data.{part}_images={tmp_path}" for part in ("train", "val")),
     ]  # fmt: skip
     assert cli.main([*argv, "train.max_iter=1"]) == 0
     assert cli.main([*argv, "train.max_iter=2", "--resume"]) == 0
