@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.closed_form import fill_, tensor
 from vitdet_d2.backbones.vit import ViT
 from vitdet_d2.errors import WeightsError
+from vitdet_d2.layers.activation import QuickGELU
 from vitdet_d2.pretrained import LoadReport, load
 
 
@@ -101,3 +102,16 @@ def test_our_own_options_are_read_again(options: dict[str, Any]) -> None:
     report = hand_over(trained, model)
     assert torch.equal(features(model), features(trained))
     assert set(report.loaded) == set(model.state_dict())
+
+
+@pytest.mark.parametrize(("layer", "name"), [(nn.ReLU, "ReLU"), (QuickGELU, "quick_gelu")])
+def test_another_activation_is_refused_however_it_was_set(
+    layer: type[nn.Module], name: str
+) -> None:
+    with pytest.raises(WeightsError, match=f"trained with gelu, the model has {name}.*act=gelu"):
+        hand_over(build(), build(act_layer=layer))
+
+
+def test_the_tanh_form_of_gelu_is_a_note() -> None:
+    report = hand_over(build(), build(act="gelu_tanh"))
+    assert "trained with gelu, the model has gelu_tanh" in report.notes

@@ -392,3 +392,19 @@ def test_refusals_know_the_size_under_any_names() -> None:
     }
     with pytest.raises(WeightsError, match=r"ViT of width 32, depth 1, patch 16 in the file"):
         load(model, "weights", content=content)
+
+
+def test_a_backbone_with_its_neck_goes_everywhere(save: Callable[[Any], str]) -> None:
+    trained = fill_(Detector()).backbone
+    path = save({"model": trained.state_dict()})
+    pyramid, detector, vit = Detector().backbone, Detector(), build_vit()
+    assert (
+        load(pyramid, path, strict_heads=True).verdict == "all that a detector supplies: 54 of 54"
+    )
+    report = load(detector, path)
+    assert report.initialised == tuple(f"roi_heads.{n}" for n in detector.roi_heads.state_dict())
+    assert {name.split(".")[0] for name in load(vit, path).dropped} == {"simfp_3", "simfp_4"}
+    for model in (pyramid, detector.backbone):
+        for name, value in trained.state_dict().items():
+            assert torch.equal(model.state_dict()[name], value)
+    assert torch.equal(vit.blocks[1].mlp.fc1.weight, trained.net.blocks[1].mlp.fc1.weight)

@@ -170,9 +170,9 @@ def _require_tensors(path: str, state: Any, wrappers: list[str]) -> None:
 
 
 def _is_detector(state: Mapping[str, Tensor]) -> bool:
-    """Whether names are those of a Detectron2 model: heads, or a neck beside a backbone."""
-    heads = ("roi_heads.", "proposal_generator.", "backbone.simfp_", "backbone.fpn_")
-    return any(name.startswith(heads) for name in state)
+    """Whether names are those of a Detectron2 model, or of its backbone with a neck."""
+    parts = ("roi_heads.", "proposal_generator.", "backbone.simfp_", "backbone.fpn_", "simfp_")
+    return any(name.startswith(parts) for name in state)
 
 
 def _encoder_prefix(state: Mapping[str, Tensor]) -> str | None:

@@ -22,8 +22,8 @@ REBUILT = re.compile(
     rf"pixel_mean|pixel_std|.*anchor_generator\.cell_anchors.*|.*\.{CLASS_WEIGHTS}"
 )
 _CONVOLUTIONAL_BLOCK = re.compile(r"\.residual\.")
-# Before the names of a backbone in a detector, the ViT's own first.
-_BACKBONES = ("backbone.net.", "backbone.")
+# Before the names of a backbone in a detector, and of a ViT in a backbone; the ViT's own first.
+_BACKBONES = ("backbone.net.", "backbone.", "net.")
 
 
 @dataclass(kw_only=True)
@@ -75,7 +75,7 @@ def match(model: Mapping[str, Tensor], file: Mapping[str, Tensor]) -> Matched:
     """
     matched = Matched()
     if not any(name in model for name in file):
-        file = _backbone_alone(model, file, matched.dropped)
+        file = _placed(model, file, matched.dropped)
     backbone = {name for name in model if name.startswith("backbone.")} or set(model)
     if not any(_CONVOLUTIONAL_BLOCK.search(name) for name in file):
         backbone = {name for name in backbone if not _CONVOLUTIONAL_BLOCK.search(name)}
@@ -90,10 +90,16 @@ def match(model: Mapping[str, Tensor], file: Mapping[str, Tensor]) -> Matched:
     return matched
 
 
-def _backbone_alone(
+def _placed(
     model: Mapping[str, Tensor], file: Mapping[str, Tensor], dropped: list[str]
 ) -> Mapping[str, Tensor]:
-    """Return the part of a detector that a bare backbone takes; all of it where there is none."""
+    """Return what a bare backbone takes of a detector, or a detector of a backbone with its neck.
+
+    Where there is nothing, the file is returned as it is.
+    """
+    below = {f"backbone.{name}": value for name, value in file.items()}
+    if any(name in model for name in below):
+        return below
     for prefix in _BACKBONES:
         part = {n.removeprefix(prefix): v for n, v in file.items() if n.startswith(prefix)}
         if any(name in model for name in part):

@@ -20,6 +20,10 @@ RECIPE_PREFIX = "model.backbone.net."
 _SHARED, _PER_BLOCK = "rel_pos_bias=shared", "rel_pos_bias=per_block"
 
 
+# Activations that differ by less than 1e-3, so that a note is enough.
+_NEAR = {"gelu", "gelu_tanh"}
+
+
 class _Lack(NamedTuple):
     what: str
     keys: list[str]
@@ -102,11 +106,7 @@ def _lacks_of_facts(encoder: Encoder, traits: Traits) -> Iterator[_Lack]:
     if needs.rope != traits.rope:
         words = f"it has {needs.rope} rotary positions" if needs.rope else "no rotary positions"
         yield _Lack(words, [], f"rope={needs.rope or 'null'}")
-    if (
-        traits.act is not None
-        and "quick_gelu" in (needs.act, traits.act)
-        and (needs.act != traits.act)
-    ):
+    if traits.act not in (None, needs.act) and not {needs.act, traits.act} <= _NEAR:
         yield _Lack(f"trained with {needs.act}, the model has {traits.act}", [], f"act={needs.act}")
     if None not in (encoder.num_heads, traits.num_heads) and encoder.num_heads != traits.num_heads:
         yield _Lack(
@@ -124,8 +124,8 @@ def _notes(encoder: Encoder, traits: Traits) -> Iterator[str]:
             f"layer norms were trained with eps={needs.eps:g}, the model has {traits.eps:g}: "
             f"{RECIPE_PREFIX}norm_layer.eps={needs.eps:g} gives the same features"
         )
-    if needs.act != traits.act and "gelu_tanh" in (needs.act, traits.act):
-        yield f"trained with {needs.act}, the model has {traits.act or 'another activation'}"
+    if traits.act not in (None, needs.act):
+        yield f"trained with {needs.act}, the model has {traits.act}"
 
 
 def _some(keys: list[str]) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import nn
 
+from vitdet_d2.layers.activation import QuickGELU
+
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
@@ -18,7 +20,8 @@ class Traits:
 
     Attributes:
         num_heads: attention heads of a block; None: not told.
-        act: activation of the perceptrons: ``gelu``, ``gelu_tanh``, ``quick_gelu``; None: another.
+        act: activation of the perceptrons: ``gelu``, ``gelu_tanh``, ``quick_gelu``, or the class of
+            another one; None: not told, as of gated ones.
         eps: of the layer norms; None: no layer norms.
         rope: kind of rotary positions, if any.
         has_class_position: whether the position embedding has a row for a class token.
@@ -51,6 +54,8 @@ def traits_of(vit: nn.Module) -> Traits:
 
 def _activation(mlp: Any) -> str | None:
     act = getattr(mlp, "act", None)
-    if not isinstance(act, nn.GELU):
-        return None
-    return "gelu" if act.approximate == "none" else "gelu_tanh"
+    if isinstance(act, nn.GELU):
+        return "gelu" if act.approximate == "none" else "gelu_tanh"
+    if isinstance(act, QuickGELU):
+        return "quick_gelu"
+    return type(act).__name__ if isinstance(act, nn.Module) else None
