@@ -18,7 +18,8 @@ from vitdet_d2.pretrained import LoadReport, load
 
 def build(**options: Any) -> ViT:
     return ViT(
-        img_size=64, embed_dim=32, depth=2, num_heads=2, pretrain_img_size=64, **options
+        **{"img_size": 64, "embed_dim": 32, "depth": 2, "num_heads": 2, "pretrain_img_size": 64}
+        | options
     ).eval()  # fmt: skip
 
 
@@ -115,3 +116,16 @@ def test_another_activation_is_refused_however_it_was_set(
 def test_the_tanh_form_of_gelu_is_a_note() -> None:
     report = hand_over(build(), build(act="gelu_tanh"))
     assert "trained with gelu, the model has gelu_tanh" in report.notes
+
+
+def test_positions_that_are_reduced_are_an_alert() -> None:
+    trained = fill_(build(pretrain_img_size=128))
+    report = hand_over(trained, build())
+    assert report.alerts == (
+        "the 64 positions of the file are reduced to the model's 16, before they are enlarged to "
+        "the images' again: model.backbone.net.pretrain_img_size=128 keeps them",
+    )
+    model = build(pretrain_img_size=128)
+    assert not hand_over(trained, model).alerts
+    assert torch.equal(features(model), features(trained))
+    assert not hand_over(build(), model).alerts

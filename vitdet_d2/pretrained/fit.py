@@ -18,6 +18,7 @@ from torch import Tensor
 
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.pretrained.encoder import BLOCK_BIAS, POSITIONS, SHARED_BIAS, STEM, Encoder
+from vitdet_d2.pretrained.needs import RECIPE_PREFIX
 from vitdet_d2.pretrained.patch_kernel import PatchResize, resize_patch_kernel
 from vitdet_d2.pretrained.positions import resize_position_grid
 from vitdet_d2.pretrained.relative_tables import fit_table
@@ -117,6 +118,30 @@ def fit(
         fitted.tensors[name] = tensor
     _account(model, fitted)
     return fitted
+
+
+def lost_positions(encoder: Encoder, model: Mapping[str, Tensor], has_class_position: bool) -> str:
+    """Say that a model has fewer positions than an encoder; nothing where it has as many.
+
+    ViTDet resizes them once more to the grid of each image, and detail that is lost stays lost.
+
+    Args:
+        encoder: from the file.
+        model: state dict of the ViT; shapes alone are read.
+        has_class_position: whether its position embedding has a row for a class token.
+    """
+    if POSITIONS not in encoder.tensors or POSITIONS not in model:
+        return ""
+    found = encoder.tensors[POSITIONS].shape[1] - encoder.num_prefix
+    wanted = model[POSITIONS].shape[1] - int(has_class_position)
+    if found <= wanted:
+        return ""
+    side = math.isqrt(found - 1) + 1  # rounded up, where they are no square
+    size = side * model[STEM].shape[-1]
+    return (
+        f"the {found} positions of the file are reduced to the model's {wanted}, before they are "
+        f"enlarged to the images' again: {RECIPE_PREFIX}pretrain_img_size={size} keeps them"
+    )
 
 
 def _check_kernel(path: str, encoder: Encoder, model: Mapping[str, Tensor]) -> None:

@@ -22,7 +22,7 @@ from vitdet_d2.pretrained.assign import assign, empty_buffers
 from vitdet_d2.pretrained.container import Unwrapped, unwrap
 from vitdet_d2.pretrained.detector import match
 from vitdet_d2.pretrained.encoder import STEM, Encoder
-from vitdet_d2.pretrained.fit import Fitted, LayerScale, fit
+from vitdet_d2.pretrained.fit import Fitted, LayerScale, fit, lost_positions
 from vitdet_d2.pretrained.identity import Identity, identify
 from vitdet_d2.pretrained.model_statistics import carry_normalisation, saved_statistics
 from vitdet_d2.pretrained.needs import check_needs
@@ -264,7 +264,8 @@ def _load_encoder(
     lines = carry_normalisation(
         model, encoder.normalisation, keep=choices.normalisation == "recipe"
     )
-    return _with_lines(report, *lines)
+    report = _with_lines(report, *lines)
+    return _with_lines(report, "", lost_positions(encoder, names, traits.has_class_position))
 
 
 def _encoder_report(
