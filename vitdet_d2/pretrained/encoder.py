@@ -21,7 +21,7 @@ from vitdet_d2.pretrained.container import Unwrapped
 from vitdet_d2.pretrained.key_table import matches_any, rename
 from vitdet_d2.pretrained.normalisation import Normalisation
 from vitdet_d2.pretrained.plausible import implausible
-from vitdet_d2.pretrained.source import Needs, Source
+from vitdet_d2.pretrained.source import Needs, Source, no_needs
 
 STEM = "patch_embed.proj.weight"
 POSITIONS = "pos_embed"
@@ -125,17 +125,21 @@ def convert(path: str, file: Unwrapped, source: Source, how: str) -> Encoder:
 def named_after(layout: Source, origin: Source) -> Source:
     """Return a layout that several sources share, as one of them.
 
+    Facts that a source reads off the keys of its own layout are not asked for in another one.
+
     Args:
         layout: how the keys are.
         origin: where they come from; gives the name, the image statistics, the heads, and whether
             the patch kernel may be resized.
     """
+    statistics, heads = origin.normalisation, origin.heads
     return dataclasses.replace(
         layout,
         name=origin.name,
         title=origin.title,
-        normalisation=origin.normalisation,
-        heads=origin.heads,
+        normalisation=layout.normalisation if callable(statistics) else statistics,
+        heads=layout.heads if callable(heads) else heads,
+        needs=origin.needs if layout.needs is no_needs else layout.needs,
         patch_is_final=origin.patch_is_final,
     )
 

@@ -10,6 +10,7 @@ from vitdet_d2.pretrained.described import described_source
 from vitdet_d2.pretrained.encoder import Encoder, convert, named_after
 from vitdet_d2.pretrained.source import Source
 from vitdet_d2.pretrained.sources import SOURCES
+from vitdet_d2.pretrained.sources.unsupported import reason_against
 
 
 def encoder_of(path: str, file: Unwrapped, source: str | None = None) -> Encoder:
@@ -39,22 +40,43 @@ def encoder_of(path: str, file: Unwrapped, source: str | None = None) -> Encoder
 
 
 def _encoder_of(path: str, file: Unwrapped, source: str | None) -> Encoder:
-    layout = described_source(file) or next((s for s in SOURCES if s.matches(file)), None)
+    described = described_source(file)
+    reason = None if described else reason_against(file)
+    if reason is not None:
+        raise WeightsError(f"{path}: {reason}")
     if source is None:
-        if layout is None:
+        found = described or next((one for one in SOURCES if one.matches(file)), None)
+        if found is None:
             raise WeightsError(f"{path}: of no known source. {_described(file)}")
-        return convert(path, file, layout, f"recognised by {layout.evidence}")
+        return convert(path, file, found, f"recognised by {found.evidence}")
+    return _encoder_as_named(path, file, source, described)
+
+
+def _encoder_as_named(path: str, file: Unwrapped, source: str, described: Source | None) -> Encoder:
+    """Bring an encoder to our names in that of its layouts that comes from where the user says."""
     origin = named_source(source)
-    if layout is not None and layout.name == origin.name:
-        return convert(path, file, layout, "as named")
-    if layout is None or origin.matches(file):
+    layouts = [described] if described else [one for one in SOURCES if one.matches(file)]
+    if not layouts:
         return convert(path, file, origin, "as named")
-    if layout.normalisation_of(file) is not None and not layout.is_shared:
-        raise WeightsError(
-            f"{path}: named {origin.name}, but its keys are those of {layout.title}; name it "
-            f"{layout.name}, or leave the name out"
-        )
-    return convert(path, file, named_after(layout, origin), f"as named; keys of {layout.title}")
+    for layout in layouts:
+        if layout.name == origin.name:
+            return convert(path, file, layout, "as named")
+    # Layouts with the same keys differ in their facts alone.
+    for layout in (one for one in layouts if one.table == layouts[0].table):
+        if origin.name in _origins_of(layout):
+            how = f"as named; keys of {layout.title}"
+            return convert(path, file, named_after(layout, origin), how)
+    raise WeightsError(
+        f"{path}: named {origin.name}, but its keys are those of {layouts[0].title}; name it "
+        f"{layouts[0].name}, or leave the name out"
+    )
+
+
+def _origins_of(layout: Source) -> set[str]:
+    """Return the names that a layout may go by; a converted file's are those of its source."""
+    if any(layout is source for source in SOURCES):
+        return set(layout.origins)
+    return {name for source in SOURCES if source.name == layout.name for name in source.origins}
 
 
 def named_source(name: str) -> Source:

@@ -49,7 +49,8 @@ class Needs:
     rope: Rotary | None = None
 
 
-def _no_needs(file: Unwrapped) -> Needs:  # noqa: ARG001
+def no_needs(file: Unwrapped) -> Needs:  # noqa: ARG001
+    """Return what nearly all were trained with."""
     return Needs()
 
 
@@ -89,7 +90,8 @@ class Source:
         prepare: takes apart tensors that hold several of the table's.
         patch_is_final: why the patch kernel must not be resized, None if it may.
         evidence: by what a file shows that it is of this source.
-        is_shared: files of other sources look the same, so that a user who names one is believed.
+        origins: names of sources whose weights come in this layout, too: a user who names one is
+            believed, and other names are errors.
     """
 
     name: str
@@ -99,7 +101,7 @@ class Source:
     beside: tuple[str, ...] = ()
     normalisation: Normalisation | Callable[[Unwrapped], Normalisation | None] | None = None
     num_prefix: Callable[[Unwrapped], int] = _class_token
-    needs: Callable[[Unwrapped], Needs] = _no_needs
+    needs: Callable[[Unwrapped], Needs] = no_needs
     heads: Mapping[int, int] | Callable[[Unwrapped], Mapping[int, int]] = field(
         default_factory=lambda: COMMON_HEADS
     )
@@ -108,7 +110,7 @@ class Source:
     prepare: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = _as_they_are
     patch_is_final: Callable[[Unwrapped], str | None] = _no_reason
     evidence: str = "its keys"
-    is_shared: bool = False
+    origins: tuple[str, ...] = ()
 
     def table_of(self, file: Unwrapped) -> KeyTable:
         """Return the key table for a file."""

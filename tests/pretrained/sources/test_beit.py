@@ -190,7 +190,7 @@ def test_positions_alone_are_beit_by_their_layer_scale():
     del state[SHARED], state["rel_pos_bias.relative_position_index"]
     assert read_encoder(state).source.name == "beit_or_beit_v2"
     # timm's ViTs with registers and rotary positions have the same names, and another attention.
-    with pytest.raises(WeightsError, match="reg_token"):
+    with pytest.raises(WeightsError, match="named beit, but its keys are those of a plain ViT"):
         read_encoder({**state, "reg_token": torch.ones(1, 1, 24)}, "beit")
 
 

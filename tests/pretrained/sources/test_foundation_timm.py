@@ -24,18 +24,18 @@ EPS = partial(nn.LayerNorm, eps=1e-5)
 
 
 @torch.no_grad()
-def timm_features(model: nn.Module, num_prefix: int) -> Tensor:
+def timm_features(model: nn.Module, num_prefix: int, side: int = 48) -> Tensor:
     """Run the patch tokens alone through a plain ViT of timm."""
-    x = model.patch_embed(image(48, 48)) + model.pos_embed[:, num_prefix:]
+    x = model.patch_embed(image(side, side)) + model.pos_embed[:, num_prefix:]
     x = model.norm_pre(x)
     for block in model.blocks:
         x = block(x)
     return x[0]
 
 
-def assert_same(vit: nn.Module, expected: Tensor) -> None:
+def assert_same(vit: nn.Module, expected: Tensor, side: int = 48) -> None:
     """Compare our ViT with what timm's gave."""
-    found = patch_features(vit, image(48, 48))
+    found = patch_features(vit, image(side, side))
     torch.testing.assert_close(found, expected, atol=TOLERANCE, rtol=0)
 
 
@@ -44,14 +44,16 @@ def assert_same(vit: nn.Module, expected: Tensor) -> None:
 def test_dinov2_matches_timm(registers: int, gated: bool):
     gate = {"mlp_ratio": 5.34, "mlp_layer": SwiGLUPacked, "act_layer": nn.SiLU} if gated else {}
     model = VisionTransformer(
-        **SMALL, num_classes=0, init_values=1.0, reg_tokens=registers,
-        no_embed_class=registers > 0, **gate,
+        **{**SMALL, "img_size": 42, "patch_size": 14}, num_classes=0, init_values=1.0,
+        reg_tokens=registers, no_embed_class=registers > 0, **gate,
     ).eval()  # fmt: skip
     encoder = read_encoder(fill_model(model))
     # Without registers and gates, keys are those of other ViTs with LayerScale.
     assert encoder.source.name == ("dinov2" if registers or gated else "plain")
     assert encoder.num_prefix == (0 if registers else 1)
-    assert_same(vit_of(encoder, num_heads=2), timm_features(model, encoder.num_prefix))
+    expected = timm_features(model, encoder.num_prefix, side=42)
+    assert_same(vit_of(encoder, num_heads=2), expected, side=42)
+    assert read_encoder(fill_model(model), "dinov2").normalisation == IMAGENET
 
 
 @pytest.mark.parametrize("bias", [False, True], ids=["no_bias", "qv_bias"])
@@ -127,3 +129,30 @@ def test_sam_matches_timm():
             x = block(x)
     found = patch_features(vit, image(80, 80))
     torch.testing.assert_close(found, x[0].flatten(0, 1), atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("class_token", [False, True])
+@pytest.mark.parametrize("embedded", [False, True], ids=["no_rows", "rows"])
+@pytest.mark.parametrize("pool", ["avg", "map"])
+def test_other_vits_with_registers_match_timm(class_token: bool, embedded: bool, pool: str):
+    """timm's vit_*_reg1_gap, _reg4_gap and _reg4_map: of no source that keys tell."""
+    model = VisionTransformer(
+        **SMALL, num_classes=5, init_values=1.0, reg_tokens=4, class_token=class_token,
+        no_embed_class=not embedded, global_pool=pool,
+    ).eval()  # fmt: skip
+    encoder = read_encoder(fill_model(model))
+    assert (encoder.source.name, encoder.normalisation) == ("plain", None)
+    assert encoder.num_prefix == (4 + class_token if embedded else 0)
+    assert any("4 register tokens are left out" in note for note in encoder.notes)
+    vit = vit_of(encoder, num_heads=2, pretrain_use_cls_token=False)
+    assert_same(vit, timm_features(model, encoder.num_prefix))
+
+
+def test_gated_vits_with_other_registers_than_dinov2s_match_timm():
+    model = VisionTransformer(
+        **SMALL, num_classes=0, init_values=1.0, reg_tokens=1, no_embed_class=True,
+        mlp_ratio=5.34, mlp_layer=SwiGLUPacked, act_layer=nn.SiLU,
+    ).eval()  # fmt: skip
+    encoder = read_encoder(fill_model(model))
+    assert (encoder.source.name, encoder.normalisation) == ("plain", None)
+    assert_same(vit_of(encoder, num_heads=2), timm_features(model, 0))

@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.models.eva import Eva
 from torch import Tensor, nn
 
 from tests.pretrained import golden
@@ -104,7 +105,7 @@ def test_pre_logits_tell_augreg_and_its_statistics(tmp_path: Path):
 
 def test_ignored_layer_scale_changes_the_features():
     made = golden.load_golden("deit3")
-    encoder = encoder_of("x.pth", Unwrapped(state=made.state()))
+    encoder = encoder_of("x.pth", Unwrapped(state=made.state(), wrappers=("model",)))
     vit = vit_of(encoder, num_heads=3)
     with torch.no_grad():
         for name, value in vit.named_parameters():
@@ -134,3 +135,18 @@ def test_wrong_name_is_an_error_that_gives_the_right_one():
     state = golden.load_golden("deit_distilled").state()
     with pytest.raises(WeightsError, match=r"named augreg, but its keys .*name it deit"):
         encoder_of("x.pth", Unwrapped(state=state), "augreg")
+
+
+def test_keys_of_deit3_without_its_wrapper_may_be_of_a_vit_with_rotary_positions():
+    """timm's Eva with LayerScale and both kinds of positions has not one key more."""
+    state = golden.load_golden("deit3").state()
+    rotary = Eva(
+        img_size=48, embed_dim=24, depth=2, num_heads=3, num_classes=5, attn_type="rope",
+        init_values=1e-5, global_pool="token", no_embed_class=True, use_rot_pos_emb=True,
+    ).state_dict()  # fmt: skip
+    assert rotary.keys() == state.keys()
+    for keys in (state, rotary):
+        with pytest.raises(WeightsError, match=r"rotary positions .* name the source deit3"):
+            encoder_of("x.pth", Unwrapped(state=dict(keys)))
+    assert encoder_of("x.pth", Unwrapped(state=state), "deit3").source.name == "deit3"
+    assert encoder_of("x.pth", Unwrapped(state=state, wrappers=("model",))).source.name == "deit3"

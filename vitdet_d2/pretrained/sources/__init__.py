@@ -7,8 +7,8 @@ from vitdet_d2.pretrained.source import Source
 from vitdet_d2.pretrained.sources.beit import BEIT
 from vitdet_d2.pretrained.sources.clip import CLIP, OPEN_CLIP
 from vitdet_d2.pretrained.sources.dino import DINO
-from vitdet_d2.pretrained.sources.dinov2 import DINOV2
-from vitdet_d2.pretrained.sources.dinov3 import DINOV3
+from vitdet_d2.pretrained.sources.dinov2 import DINOV2, DINOV2_PLAIN, GATED
+from vitdet_d2.pretrained.sources.dinov3 import DINOV3, DINOV3_SAT
 from vitdet_d2.pretrained.sources.eva01 import EVA01
 from vitdet_d2.pretrained.sources.eva02 import EVA02
 from vitdet_d2.pretrained.sources.google import GOOGLE
@@ -22,6 +22,7 @@ from vitdet_d2.pretrained.sources.plain import PLAIN
 from vitdet_d2.pretrained.sources.sam import SAM
 from vitdet_d2.pretrained.sources.siglip import SIGLIP, TIMM_TOWER
 from vitdet_d2.pretrained.sources.supervised import AUGREG, DEIT, DEIT3
+from vitdet_d2.pretrained.sources.unsupported import DEIT3_OR_ROTARY
 
 # Most specific first: the first whose keys match decides.
 SOURCES: tuple[Source, ...] = (
@@ -33,6 +34,7 @@ SOURCES: tuple[Source, ...] = (
     MSN,
     IJEPA,
     DINOV3,
+    DINOV3_SAT,
     DINOV2,
     SAM,
     OPEN_CLIP,
@@ -44,6 +46,7 @@ SOURCES: tuple[Source, ...] = (
     *HUGGING_FACE,
     TIMM_TOWER,
     DEIT,
+    DEIT3_OR_ROTARY,
     DEIT3,
     AUGREG,
     # These look at values, or are told by what others may have too.
@@ -51,5 +54,7 @@ SOURCES: tuple[Source, ...] = (
     MOCO_V3_ENCODER,
     IJEPA_ENCODER,
     MAE_FINE_TUNED,
+    GATED,
     PLAIN,
+    DINOV2_PLAIN,
 )

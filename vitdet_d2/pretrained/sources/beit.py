@@ -103,7 +103,6 @@ _EITHER = Source(
     table=TABLE,
     heads=_heads,
     notes=_say_which,
-    is_shared=True,
 )
 _V2 = Source(
     name="beit_v2",

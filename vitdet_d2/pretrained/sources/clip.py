@@ -66,6 +66,14 @@ BESIDE_TOWER = (
 )
 
 
+# That one normalises by 0.5, as OpenCLIP's list of models says.
+_LARGE = (
+    "the keys do not tell a ViT-L/14 that LAION trained on LAION-2B, whose images were normalised "
+    "by 0.5: set the recipe's pixel_mean and pixel_std to 127.5 for it, and keep them by "
+    "train.init_options.normalisation=recipe"
+)
+
+
 def _is_in_timm(file: Unwrapped) -> bool:
     """Whether it is a plain ViT with a norm before the blocks, and no bias of the patches."""
     is_timm = {"patch_embed.proj.weight", "norm_pre.weight"} <= file.state.keys()
@@ -110,8 +118,11 @@ def _normalisation_of_open_clip(file: Unwrapped) -> Normalisation | None:
     return CLIP_STATISTICS if has_norm else None
 
 
-def _notes_of_open_clip(file: Unwrapped) -> tuple[str, ...]:  # noqa: ARG001
+def _notes_of_open_clip(file: Unwrapped) -> tuple[str, ...]:
+    kernel = file.state.get("conv1.weight", file.state.get("patch_embed.proj.weight"))
+    is_large = kernel is not None and (kernel.shape[0], kernel.shape[-1]) == (1024, 14)
     return (
+        *((_LARGE,) if is_large else ()),
         "the keys do not tell the activation: gelu is taken, as of LAION's and DataComp's models; "
         "for those named -quickgelu, and OpenAI's weights, name the source clip",
     )

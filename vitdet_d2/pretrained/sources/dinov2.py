@@ -9,11 +9,15 @@ Source: facebookresearch/dinov2, ``models/vision_transformer.py``; timm, ``vit_*
 
 from __future__ import annotations
 
+import dataclasses
+
 from vitdet_d2.pretrained.container import Unwrapped
 from vitdet_d2.pretrained.key_table import Halves, KeyTable, Target
 from vitdet_d2.pretrained.normalisation import IMAGENET
 from vitdet_d2.pretrained.source import Source
 
+_KERNEL = "patch_embed.proj.weight"
+_NUM_REGISTERS, _PATCH = 4, 14
 _REGISTERS = ("register_tokens", "reg_token")  # official, timm
 
 # Below "blocks.{n}."; ours, too.
@@ -59,8 +63,23 @@ def _matches(file: Unwrapped) -> bool:
     state = file.state
     mask = state.get("mask_token")
     official = mask is not None and mask.dim() == 2 and "pos_embed" in state
-    in_timm = "blocks.0.ls1.gamma" in state and ("reg_token" in state or _is_packed(file))
-    return "patch_embed.proj.weight" in state and (official or in_timm)
+    return "patch_embed.proj.weight" in state and (official or _is_told_in_timm(file))
+
+
+def _is_told_in_timm(file: Unwrapped) -> bool:
+    """Whether a file of timm shows it: other ViTs with registers have other numbers of them."""
+    names = file.state.keys()
+    if not {"blocks.0.ls1.gamma", "cls_token", "norm.weight"} <= names:
+        return False
+    registers = file.state.get("reg_token")
+    if file.state[_KERNEL].shape[-1] != _PATCH:
+        return False
+    return _is_packed(file) if registers is None else registers.shape[1] == _NUM_REGISTERS
+
+
+def _is_plain_in_timm(file: Unwrapped) -> bool:
+    """LayerScale, and nothing else that tells it from others."""
+    return {"blocks.0.ls1.gamma", "pos_embed", "cls_token", _KERNEL} <= file.state.keys()
 
 
 def _table(file: Unwrapped) -> KeyTable:
@@ -116,3 +135,21 @@ DINOV2 = Source(
     heads={384: 6, 768: 12, 1024: 16, 1536: 24},
     notes=_notes,
 )
+
+
+def _is_gated_in_timm(file: Unwrapped) -> bool:
+    return {"blocks.0.ls1.gamma", "pos_embed", _KERNEL} <= file.state.keys() and _is_packed(file)
+
+
+# Of timm's with gates, DINOv2's are not the only ones.
+GATED = dataclasses.replace(
+    DINOV2,
+    name="plain",
+    title="a plain ViT with gated perceptrons",
+    matches=_is_gated_in_timm,
+    normalisation=None,
+    heads={},
+    origins=("dinov2",),
+)
+# Recognised only where it is named: it comes after the plain ViT.
+DINOV2_PLAIN = dataclasses.replace(DINOV2, matches=_is_plain_in_timm)

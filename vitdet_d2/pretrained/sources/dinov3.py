@@ -9,6 +9,7 @@ Source: facebookresearch/dinov3, ``models/vision_transformer.py``; timm, ``vit_*
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import torch
@@ -22,6 +23,11 @@ from vitdet_d2.pretrained.source import Needs, Source
 
 _PERIODS = "rope_embed.periods"
 _SATELLITE_WIDTH, _LARGEST_WIDTH = 1024, 4096
+NOT_TOLD = (
+    "DINOv3 of this size was trained on photographs (LVD-1689M) and on satellite images "
+    "(SAT-493M), which are normalised otherwise, and the keys do not tell which: name the source "
+    "dinov3_sat for the latter"
+)
 # Half a unit in the last place of bfloat16, in which the released periods were stored.
 _ROUNDING = 2**-8
 
@@ -116,10 +122,20 @@ def _table(file: Unwrapped) -> KeyTable:
 
 
 def _normalisation(file: Unwrapped) -> Normalisation | None:
-    """Tell satellite images from others, where the keys do: not for the largest model."""
-    if "local_cls_norm.weight" not in file.state:
-        return IMAGENET if _is_official(file) and _width(file) != _LARGEST_WIDTH else None
-    return SATELLITE if _width(file) == _SATELLITE_WIDTH else None
+    """Tell satellite images from others, where the keys do: of the official ViT-L."""
+    width = _width(file)
+    if width != _SATELLITE_WIDTH or not _is_official(file):
+        return statistics_of_width(width)
+    return SATELLITE if "local_cls_norm.weight" in file.state else IMAGENET
+
+
+def statistics_of_width(width: int) -> Normalisation | None:
+    """Return those of all models of a width; None: two sizes were trained on satellite images too.
+
+    Args:
+        width: of a token.
+    """
+    return None if width in (_SATELLITE_WIDTH, _LARGEST_WIDTH) else IMAGENET
 
 
 def _width(file: Unwrapped) -> int:
@@ -192,6 +208,10 @@ def _notes(file: Unwrapped) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _notes_and_doubt(file: Unwrapped) -> tuple[str, ...]:
+    return (*_notes(file), *(() if _normalisation(file) else (NOT_TOLD,)))
+
+
 DINOV3 = Source(
     name="dinov3",
     title="DINOv3",
@@ -203,5 +223,13 @@ DINOV3 = Source(
     needs=_needs,
     heads=_heads,
     refuse=_refuse,
+    notes=_notes_and_doubt,
+)
+# Recognised only where it is named: it comes after the other.
+DINOV3_SAT = dataclasses.replace(
+    DINOV3,
+    name="dinov3_sat",
+    title="DINOv3 for satellite images",
+    normalisation=SATELLITE,
     notes=_notes,
 )

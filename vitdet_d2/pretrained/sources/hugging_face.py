@@ -10,7 +10,10 @@ from vitdet_d2.pretrained.sources.hugging_face_clip import (
     HUGGING_FACE_OPENCLIP,
 )
 from vitdet_d2.pretrained.sources.hugging_face_dinov2 import HUGGING_FACE_DINOV2
-from vitdet_d2.pretrained.sources.hugging_face_dinov3 import HUGGING_FACE_DINOV3
+from vitdet_d2.pretrained.sources.hugging_face_dinov3 import (
+    HUGGING_FACE_DINOV3,
+    HUGGING_FACE_DINOV3_SAT,
+)
 from vitdet_d2.pretrained.sources.hugging_face_sam import HUGGING_FACE_SAM
 from vitdet_d2.pretrained.sources.hugging_face_vit import (
     HUGGING_FACE_DEIT,
@@ -25,6 +28,7 @@ HUGGING_FACE: tuple[Source, ...] = (
     HUGGING_FACE_BEIT,
     HUGGING_FACE_DINOV2,
     HUGGING_FACE_DINOV3,
+    HUGGING_FACE_DINOV3_SAT,
     HUGGING_FACE_CLIP,
     HUGGING_FACE_OPENCLIP,
     HUGGING_FACE_SAM,

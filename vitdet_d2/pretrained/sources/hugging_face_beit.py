@@ -72,4 +72,5 @@ HUGGING_FACE_BEIT = Source(
     beside=(*_HEADS, "layernorm.{rest}"),
     normalisation=HALF,
     num_prefix=count_tokens,
+    origins=("beit", "beit_in1k", "beit_v2"),
 )

@@ -88,6 +88,7 @@ HUGGING_FACE_CLIP = Source(
     num_prefix=_class_token,
     needs=_needs,
     notes=_notes,
+    origins=("clip",),
 )
 # Recognised only where it is named: it comes after CLIP.
 HUGGING_FACE_OPENCLIP = dataclasses.replace(
@@ -96,4 +97,5 @@ HUGGING_FACE_OPENCLIP = dataclasses.replace(
     title="OpenCLIP of Hugging Face",
     needs=_needs_of_openclip,
     notes=_no_notes,
+    origins=("openclip",),
 )

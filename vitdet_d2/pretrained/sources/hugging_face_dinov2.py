@@ -50,4 +50,5 @@ HUGGING_FACE_DINOV2 = Source(
     beside=("classifier.{rest}",),
     normalisation=IMAGENET,
     num_prefix=count_tokens,
+    origins=("dinov2",),
 )

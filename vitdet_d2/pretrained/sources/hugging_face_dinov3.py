@@ -6,11 +6,13 @@ Source: huggingface/transformers, ``models/dinov3_vit``.
 
 from __future__ import annotations
 
+import dataclasses
+
 from vitdet_d2.pretrained.container import Unwrapped
 from vitdet_d2.pretrained.key_table import KeyTable
-from vitdet_d2.pretrained.normalisation import IMAGENET
+from vitdet_d2.pretrained.normalisation import SATELLITE, Normalisation
 from vitdet_d2.pretrained.source import Needs, Source
-from vitdet_d2.pretrained.sources.dinov3 import DINOV3_HEADS
+from vitdet_d2.pretrained.sources.dinov3 import DINOV3_HEADS, NOT_TOLD, statistics_of_width
 from vitdet_d2.pretrained.sources.hugging_face_names import (
     ATTENTION,
     EMBEDDINGS,
@@ -55,13 +57,32 @@ def _no_positions(file: Unwrapped) -> int:  # noqa: ARG001
     return 0
 
 
+def _normalisation(file: Unwrapped) -> Normalisation | None:
+    return statistics_of_width(file.state[_PATCHES].shape[0])
+
+
+def _notes(file: Unwrapped) -> tuple[str, ...]:
+    return () if _normalisation(file) else (NOT_TOLD,)
+
+
 HUGGING_FACE_DINOV3 = Source(
     name="hugging_face_dinov3",
     title="DINOv3 of Hugging Face",
     matches=_matches,
     table=_table,
-    normalisation=IMAGENET,
+    normalisation=_normalisation,
+    notes=_notes,
     num_prefix=_no_positions,
     needs=_needs,
     heads=DINOV3_HEADS,
+    origins=("dinov3",),
+)
+# Recognised only where it is named: it comes after the other.
+HUGGING_FACE_DINOV3_SAT = dataclasses.replace(
+    HUGGING_FACE_DINOV3,
+    name="hugging_face_dinov3_sat",
+    title="DINOv3 of Hugging Face for satellite images",
+    normalisation=SATELLITE,
+    notes=lambda file: (),  # noqa: ARG005
+    origins=("dinov3_sat",),
 )

@@ -50,4 +50,5 @@ HUGGING_FACE_SAM = Source(
     beside=("prompt_encoder.{rest}", "mask_decoder.{rest}", "shared_image_embedding.{rest}"),
     normalisation=IMAGENET,
     num_prefix=_no_class_token,
+    origins=("sam",),
 )

@@ -23,6 +23,7 @@ from vitdet_d2.pretrained.sources.hugging_face_names import (
     blocks,
     count_tokens,
 )
+from vitdet_d2.pretrained.sources.plain import PLAIN_ORIGINS
 
 TABLE: KeyTable = {
     **EMBEDDINGS,
@@ -60,6 +61,7 @@ HUGGING_FACE_VIT_MAE = Source(
     name="hugging_face_vit_mae",
     title="ViTMAE of Hugging Face",
     matches=_has_decoder,
+    origins=("mae",),
     table=TABLE,
     beside=_BESIDE,
     normalisation=IMAGENET,
@@ -69,6 +71,7 @@ HUGGING_FACE_DEIT = Source(
     name="hugging_face_deit",
     title="DeiT of Hugging Face",
     matches=_is_deit,
+    origins=("deit",),
     table=TABLE,
     beside=(*_BESIDE, "cls_classifier.{rest}", "distillation_classifier.{rest}"),
     normalisation=IMAGENET,
@@ -78,6 +81,7 @@ HUGGING_FACE_IJEPA = Source(
     name="hugging_face_ijepa",
     title="I-JEPA of Hugging Face",
     matches=_without_class_token,
+    origins=("ijepa",),
     table=TABLE,
     beside=_BESIDE,
     normalisation=IMAGENET,
@@ -87,6 +91,7 @@ HUGGING_FACE_VIT = Source(
     name="hugging_face_vit",
     title="a plain ViT of Hugging Face",
     matches=_matches,
+    origins=(*PLAIN_ORIGINS, *(f"hugging_face_{name}" for name in ("vit_mae", "deit"))),
     table=TABLE,
     beside=_BESIDE,
     num_prefix=count_tokens,

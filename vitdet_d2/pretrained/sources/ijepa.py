@@ -11,7 +11,7 @@ from vitdet_d2.pretrained.key_table import KeyTable
 from vitdet_d2.pretrained.normalisation import IMAGENET
 from vitdet_d2.pretrained.sincos import is_fixed
 from vitdet_d2.pretrained.source import Source
-from vitdet_d2.pretrained.sources.plain import ENCODER, HEADS
+from vitdet_d2.pretrained.sources.plain import ENCODER, HEADS, PLAIN_ORIGINS
 
 TABLE: KeyTable = {**ENCODER, **HEADS}
 
@@ -44,5 +44,5 @@ IJEPA_ENCODER = Source(
     table=TABLE,
     normalisation=IMAGENET,
     evidence="its fixed position embedding, columns first, and no class token",
-    is_shared=True,
+    origins=PLAIN_ORIGINS,
 )

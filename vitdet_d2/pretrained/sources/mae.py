@@ -11,7 +11,13 @@ from vitdet_d2.pretrained.key_table import KeyTable
 from vitdet_d2.pretrained.normalisation import IMAGENET
 from vitdet_d2.pretrained.sincos import is_fixed
 from vitdet_d2.pretrained.source import Source
-from vitdet_d2.pretrained.sources.plain import ENCODER, HEADS, OWN, count_class_rows
+from vitdet_d2.pretrained.sources.plain import (
+    ENCODER,
+    HEADS,
+    OWN,
+    PLAIN_ORIGINS,
+    count_class_rows,
+)
 
 TABLE: KeyTable = {
     **ENCODER,
@@ -37,6 +43,8 @@ def _has_decoder(file: Unwrapped) -> bool:
 def _is_fine_tuned(file: Unwrapped) -> bool:
     """The mean of all patches is classified, after a norm that stands for the encoder's."""
     ends = {"cls_token", "fc_norm.weight", "patch_embed.proj.weight", "blocks.0.attn.qkv.bias"}
+    if "model" not in file.wrappers:
+        return False  # timm has more such ViTs, of other sources
     scaled = {"norm.weight", "blocks.0.gamma_1", "blocks.0.ls1.gamma", "norm_pre.weight"}
     return ends <= file.state.keys() and not scaled & file.state.keys()
 
@@ -94,8 +102,8 @@ MAE_FINE_TUNED = Source(
     normalisation=IMAGENET,
     patch_is_final=_patch_is_final,
     notes=_notes,
-    evidence="a norm of the mean (fc_norm) in place of the encoder's",
-    is_shared=True,
+    evidence="a norm of the mean (fc_norm) in place of the encoder's, below 'model'",
+    origins=PLAIN_ORIGINS,
 )
 # Keys are those of any plain ViT.
 MAE_ENCODER = Source(
@@ -107,5 +115,5 @@ MAE_ENCODER = Source(
     patch_is_final=_patch_is_final,
     notes=_notes,
     evidence="its fixed position embedding, columns first",
-    is_shared=True,
+    origins=PLAIN_ORIGINS,
 )

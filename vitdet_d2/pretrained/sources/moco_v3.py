@@ -14,7 +14,12 @@ from vitdet_d2.pretrained.key_table import KeyTable
 from vitdet_d2.pretrained.normalisation import IMAGENET
 from vitdet_d2.pretrained.sincos import is_fixed
 from vitdet_d2.pretrained.source import Source
-from vitdet_d2.pretrained.sources.plain import ENCODER, HEADS, count_class_rows
+from vitdet_d2.pretrained.sources.plain import (
+    ENCODER,
+    HEADS,
+    PLAIN_ORIGINS,
+    count_class_rows,
+)
 
 # The head of pre-training is a projector of several layers, with batch norms.
 TABLE: KeyTable = {**ENCODER, **HEADS}
@@ -64,5 +69,5 @@ MOCO_V3_ENCODER = Source(
     normalisation=IMAGENET,
     heads=MOCO_HEADS,
     evidence="its fixed position embedding, rows first",
-    is_shared=True,
+    origins=PLAIN_ORIGINS,
 )

@@ -10,7 +10,7 @@ import math
 
 from vitdet_d2.pretrained.container import Unwrapped
 from vitdet_d2.pretrained.key_table import KeyTable, Part
-from vitdet_d2.pretrained.source import Source
+from vitdet_d2.pretrained.source import COMMON_HEADS, Source
 
 # Of every plain ViT, whatever it was trained for.
 ENCODER: KeyTable = {
@@ -46,6 +46,23 @@ OWN: KeyTable = {
     "blocks.{n}.mlp.{rest}": "blocks.{n}.mlp.{rest}",
     "norm_pre.{rest}": "norm_pre.{rest}",
 }
+# What timm's variants have beside it.
+VARIANTS: KeyTable = {"reg_token": None, "attn_pool.{rest}": None}
+# Of these widths there are ViTs with other numbers.
+_HEADS = {width: heads for width, heads in COMMON_HEADS.items() if width < 1536}
+# Whose files have no other keys than these.
+PLAIN_ORIGINS = (
+    "augreg",
+    "deit",
+    "dino",
+    "google",
+    "ibot",
+    "ijepa",
+    "mae",
+    "mocov3",
+    "msn",
+    "siglip",
+)
 
 
 def _matches(file: Unwrapped) -> bool:
@@ -74,6 +91,24 @@ def count_before_grid(num_positions: int, has_class_token: bool) -> int:
     return int(has_class_token or _is_square(num_positions - 1))
 
 
+def _num_prefix(file: Unwrapped) -> int:
+    """Registers have rows where all tokens have, and none where the class token has none."""
+    registers = file.state.get("reg_token")
+    if registers is not None and "pos_embed" in file.state:
+        rows, every = file.state["pos_embed"].shape[-2], registers.shape[1]
+        every += int("cls_token" in file.state)
+        if not _is_square(rows) and _is_square(rows - every):
+            return every
+    return count_class_rows(file)
+
+
+def _notes(file: Unwrapped) -> tuple[str, ...]:
+    if "reg_token" not in file.state:
+        return ()
+    count = file.state["reg_token"].shape[1]
+    return (f"{count} register tokens are left out: detection runs patches only",)
+
+
 def _is_square(count: int) -> bool:
     return count > 0 and math.isqrt(count) ** 2 == count
 
@@ -82,6 +117,9 @@ PLAIN = Source(
     name="plain",
     title="a plain ViT",
     matches=_matches,
-    table={**ENCODER, **HEADS, **OWN},
-    num_prefix=count_class_rows,
+    table={**ENCODER, **HEADS, **OWN, **VARIANTS},
+    num_prefix=_num_prefix,
+    heads=_HEADS,
+    notes=_notes,
+    origins=PLAIN_ORIGINS,
 )

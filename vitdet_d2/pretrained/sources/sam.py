@@ -39,7 +39,8 @@ TABLE: KeyTable = {
 def _matches(file: Unwrapped) -> bool:
     positions = file.state.get("pos_embed")
     return (
-        {"patch_embed.proj.weight", "neck.0.weight"} <= file.state.keys()
+        "patch_embed.proj.weight" in file.state
+        and any(name.startswith("neck.") for name in file.state)
         and positions is not None
         and positions.dim() == 4
     )

@@ -16,7 +16,7 @@ from vitdet_d2.pretrained.key_table import KeyTable
 from vitdet_d2.pretrained.normalisation import HALF
 from vitdet_d2.pretrained.source import Needs, Source
 from vitdet_d2.pretrained.sources.clip import BESIDE_TOWER
-from vitdet_d2.pretrained.sources.plain import ENCODER, HEADS, PLAIN
+from vitdet_d2.pretrained.sources.plain import ENCODER, HEADS, PLAIN, PLAIN_ORIGINS
 
 # The token that pools the patches is a head of its own.
 TABLE: KeyTable = {**ENCODER, **HEADS, "attn_pool.{rest}": None}
@@ -24,7 +24,7 @@ TABLE: KeyTable = {**ENCODER, **HEADS, "attn_pool.{rest}": None}
 
 def _matches(file: Unwrapped) -> bool:
     pooled = {"patch_embed.proj.weight", "attn_pool.latent"} <= file.state.keys()
-    return pooled and "cls_token" not in file.state
+    return pooled and not {"cls_token", "reg_token"} & file.state.keys()
 
 
 def _no_class_token(file: Unwrapped) -> int:  # noqa: ARG001
@@ -59,4 +59,5 @@ TIMM_TOWER = dataclasses.replace(
     title="a plain ViT as a tower of OpenCLIP",
     matches=_is_tower,
     beside=BESIDE_TOWER,
+    origins=(*PLAIN_ORIGINS, "openclip"),
 )

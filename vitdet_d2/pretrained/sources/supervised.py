@@ -97,5 +97,6 @@ AUGREG = Source(
     matches=_is_augreg,
     table={**ENCODER, **HEADS},
     normalisation=HALF,
+    origins=("google",),
     evidence="the layer before its classifier (pre_logits)",
 )
