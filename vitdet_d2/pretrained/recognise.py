@@ -53,7 +53,11 @@ def _encoder_of(path: str, file: Unwrapped, source: str | None) -> Encoder:
 
 
 def _encoder_as_named(path: str, file: Unwrapped, source: str, described: Source | None) -> Encoder:
-    """Bring an encoder to our names in that of its layouts that comes from where the user says."""
+    """Bring an encoder to our names in that of its layouts that comes from where the user says.
+
+    Raises:
+        WeightsError: none does.
+    """
     origin = named_source(source)
     layouts = [described] if described else [one for one in SOURCES if one.matches(file)]
     if not layouts:
