@@ -66,8 +66,8 @@ def _first(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-def _layers(encoder: Any) -> Any:
-    """The blocks, which versions and families keep in other places."""
+def layers_of(encoder: Any) -> Any:
+    """Return the blocks, which versions and families keep in other places."""
     holder = next(
         part
         for part in (encoder, getattr(encoder, "encoder", None), getattr(encoder, "model", None))
@@ -84,7 +84,7 @@ def _positioned(encoder: Any, picture: Tensor, prefix: int) -> Tensor:
 def _plain(prefix: int) -> Callable[[Any, Tensor], Tensor]:
     def run(encoder: Any, picture: Tensor) -> Tensor:
         x = _positioned(encoder, picture, prefix)
-        for layer in _layers(encoder):
+        for layer in layers_of(encoder):
             x = _first(layer(x))
         return x
 
@@ -116,7 +116,7 @@ def _data2vec(encoder: Any, picture: Tensor) -> Tensor:
 def _dinov3(encoder: Any, picture: Tensor) -> Tensor:
     angles = encoder.rope_embeddings(picture)
     x = encoder.embeddings.patch_embeddings(picture).flatten(2).transpose(1, 2)
-    for layer in _layers(encoder):
+    for layer in layers_of(encoder):
         x = _first(layer(x, position_embeddings=angles))
     return x
 

@@ -25,6 +25,7 @@ from tests.pretrained.golden import (
     prefix_features,
     save_training_file,
 )
+from tests.pretrained.sources.attention import full_bias, run_block
 from vitdet_d2.backbones.vit import ViT
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.pretrained.encoder import Encoder
@@ -54,33 +55,12 @@ def _table(state: dict[str, Tensor], block: int) -> Tensor:
     return state.get(PER_BLOCK.format(block), state.get(SHARED))
 
 
-def _full_bias(table: Tensor, side: int) -> Tensor:
-    """Return the bias ``(heads, 1 + N, 1 + N)`` of a table, class token first, pair by pair."""
-    tokens = side * side
-    bias = torch.empty(table.shape[1], 1 + tokens, 1 + tokens)
-    bias[:, 0] = table[-3, :, None]
-    bias[:, :, 0] = table[-2, :, None]
-    bias[:, 0, 0] = table[-1]
-    for query in range(tokens):
-        for key in range(tokens):
-            rows = query // side - key // side + side - 1
-            columns = query % side - key % side + side - 1
-            bias[:, 1 + query, 1 + key] = table[rows * (2 * side - 1) + columns]
-    return bias
-
-
 def _with_biases(vit: ViT, biases: list[Tensor]) -> Callable[[nn.Module, Tensor], Tensor]:
     """Return a block's computation on ``(1, 1, 1 + N, C)``, written out, with given biases."""
     order = dict(zip(vit.blocks, biases, strict=True))
 
     def run(block: nn.Module, x: Tensor) -> Tensor:
-        attn, tokens = block.attn, x.shape[2]
-        qkv = attn.qkv(block.norm1(x)).reshape(tokens, 3, attn.num_heads, -1)
-        q, k, v = qkv.permute(1, 2, 0, 3)
-        logits = q @ k.transpose(1, 2) * q.shape[-1] ** -0.5 + order[block]
-        out = (logits.softmax(-1) @ v).transpose(0, 1).reshape(x.shape)
-        x = x + block.ls1(attn.proj(out))
-        return x + block.ls2(block.mlp(block.norm2(x)))
+        return run_block(block, x, order[block], None)
 
     return run
 
@@ -110,7 +90,7 @@ def test_matches_official_class(name: str, tmp_path: Path):
     vit = _vit(encoder)
     close(patch_features(vit, golden.image), golden.features)
     prefix = state["cls_token"][0] + state.get("pos_embed", torch.zeros(1, 1, 24))[0, :1]
-    biases = [_full_bias(_table(state, n), GRID) for n in range(2)]
+    biases = [full_bias(_table(state, n), GRID) for n in range(2)]
     both = prefix_features(vit, golden.image, prefix, _with_biases(vit, biases))
     close(both, golden.with_prefix)
     assert (both[1:] - golden.features).abs().max() > 100 * TOLERANCE
@@ -239,7 +219,7 @@ def test_timms_layout_matches_timm(shared: bool, tmp_path: Path):
     alone, both = _timm_features(model, picture)
     vit = _vit(read_encoder(read_weights(path)))
     close(patch_features(vit, picture), alone)
-    biases = [_full_bias(_table(state, n), GRID) for n in range(2)]
+    biases = [full_bias(_table(state, n), GRID) for n in range(2)]
     run = _with_biases(vit, biases)
     close(prefix_features(vit, picture, state["cls_token"][0], run), both)
 
