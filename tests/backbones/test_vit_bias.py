@@ -9,7 +9,9 @@ from detectron2.modeling.backbone import build_backbone
 from tests.backbones.vit_case import TINY, pixels, run
 from tests.closed_form import fill_
 from vitdet_d2.backbones import ViT, add_vitdet_config
+from vitdet_d2.backbones import vit as vit_module
 from vitdet_d2.errors import RecipeError
+from vitdet_d2.layers.bias_strips import table_to_strips
 from vitdet_d2.layers.bias_table import resize_bias_table
 
 KINDS = ["per_block", "shared"]
@@ -79,6 +81,7 @@ def test_other_image_sizes_are_those_of_a_resized_table(kind):
     again = torch.nn.Parameter(resize_bias_table(table, (6, 6), (4, 8)).detach())
     attn.input_size = (4, 8)
     if shared:
+        net._grid = (4, 8)
         net.rel_pos_bias_global = again
     else:
         attn.relative_position_bias_table = again
@@ -98,6 +101,29 @@ def test_checkpointing_and_methods_change_no_number(kind, method):
         results.append({**outputs, **gradients})
     for name, value in results[0].items():
         torch.testing.assert_close(results[1][name], value, msg=name)
+
+
+@pytest.mark.parametrize("use_act_checkpoint", [False, True])
+def test_shared_tables_are_laid_out_once(use_act_checkpoint, monkeypatch):
+    """For all blocks of a kind together, also if these are computed again; gradients add up."""
+    laid_out = []
+
+    def counted(table, old_hw, new_hw):
+        laid_out.append(new_hw)
+        return table_to_strips(table, old_hw, new_hw)
+
+    monkeypatch.setattr(vit_module, "table_to_strips", counted)
+    net = fill_(ViT(**TINY, rel_pos_bias="shared", use_act_checkpoint=use_act_checkpoint))
+    x = pixels((64, 80), torch.float32)
+    net(x)["last_feat"].sum().backward()
+    assert laid_out == [(3, 3), (4, 5)]
+    once = [table.grad.clone() for table in (net.rel_pos_bias_window, net.rel_pos_bias_global)]
+    net(x)["last_feat"].sum().backward()
+    for table, gradient in zip(
+        (net.rel_pos_bias_window, net.rel_pos_bias_global), once, strict=True
+    ):
+        assert gradient.abs().max() > 0
+        torch.testing.assert_close(table.grad, 2 * gradient)
 
 
 def test_as_yacs_options():

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from tests.closed_form import fill_, tensor
-from vitdet_d2.layers import attend as attend_module
+from vitdet_d2.layers import attend_biased as biased_module
 from vitdet_d2.layers.attend import attend
 from vitdet_d2.layers.attention import Attention
-from vitdet_d2.layers.bias_table import resize_bias_table, spread_planes, table_to_planes
+from vitdet_d2.layers.bias_strips import biases_of_rows, table_to_strips
+from vitdet_d2.layers.bias_table import resize_bias_table
 from vitdet_d2.layers.block import Block
 
 METHODS = ["auto", "explicit", "augmented", "chunked"]
@@ -78,12 +79,10 @@ def compare(module, x, expected):
 
 
 @pytest.mark.parametrize("use_rel_pos", [False, True])
-@pytest.mark.parametrize("long_from", [1, 1 << 30])
-@pytest.mark.parametrize("chunk_elements", [1, 300, 1 << 23])
-def test_global_attention_matches_loops(use_rel_pos, long_from, chunk_elements, monkeypatch):
-    """Not square; in chunks of one row, of some and of all; recomputed and kept."""
-    monkeypatch.setattr(attend_module, "CPU_TRAINING_TOKENS", long_from)
-    monkeypatch.setattr(attend_module, "CHUNK_ELEMENTS", chunk_elements)
+@pytest.mark.parametrize("elements", [1, 200, 300, 1 << 21])
+def test_global_attention_matches_loops(use_rel_pos, elements, monkeypatch):
+    """Not square; in pieces of one row, of two, of one sample and of all."""
+    monkeypatch.setattr(biased_module, "CPU_ELEMENTS", elements)
     module = make(input_size=(3, 4), use_rel_pos=use_rel_pos)
     x = tensor("x", (2, 3, 4, 6))
     table = module.relative_position_bias_table
@@ -144,9 +143,12 @@ def test_the_index_is_beits():
     difference = flat[:, :, None] - flat[:, None, :]
     index = (difference[0] + h - 1) * (2 * w - 1) + difference[1] + w - 1
     table = tensor("table", ((2 * h - 1) * (2 * w - 1), 2))
-    spread = spread_planes(table_to_planes(table, (h, w)), 0, h)
-    assert torch.equal(spread, table[index].permute(2, 0, 1))
-    assert torch.equal(spread_planes(table_to_planes(table, (h, w)), 1, 2), spread[:, w : 2 * w])
+    strips = table_to_strips(table, (h, w), (h, w))
+    whole = biases_of_rows(strips, 0, h)
+    assert torch.equal(whole, table[index].permute(2, 0, 1))
+    for first, last in ((1, 2), (1, 3), (0, 2)):
+        some = biases_of_rows(strips, first, last)
+        assert torch.equal(some, whole[:, first * w : last * w])
 
 
 def test_shared_table_is_handed_over():
@@ -156,9 +158,10 @@ def test_shared_table_is_handed_over():
     table = state.pop("relative_position_bias_table")
     shared.load_state_dict(state)
     x = tensor("x", (1, 3, 4, 6))
-    torch.testing.assert_close(shared(x, table), own(x))
+    strips = table_to_strips(table, (3, 4), (3, 4))
+    torch.testing.assert_close(shared(x, strips), own(x))
     block = Block(6, 2, rel_pos_bias="shared", input_size=(3, 4)).double()
-    assert not torch.equal(block(x, table), block(x, torch.zeros_like(table)))
+    assert not torch.equal(block(x, strips), block(x, torch.zeros_like(strips)))
 
 
 def test_a_new_table_changes_nothing():
@@ -173,10 +176,9 @@ def test_a_new_table_changes_nothing():
 @pytest.mark.parametrize("method", ["auto", "augmented", "chunked"])
 def test_no_map_per_head_is_kept_on_long_sequences(method, monkeypatch):
     """What autograd keeps grows with the tokens, not with their square."""
-    monkeypatch.setattr(attend_module, "CPU_TRAINING_TOKENS", 64)
     kept = {}
     for side in (16, 32):
-        monkeypatch.setattr(attend_module, "CHUNK_ELEMENTS", 2 * side**3)  # one row at a time
+        monkeypatch.setattr(biased_module, "CPU_ELEMENTS", 2 * side**3)  # one row at a time
         module = make(input_size=(side, side), use_rel_pos=True).float()
         module.method = method
         largest = 0
@@ -196,9 +198,8 @@ def test_no_map_per_head_is_kept_on_long_sequences(method, monkeypatch):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_autocast_keeps_small_gradients(method, monkeypatch):
+def test_autocast_keeps_small_gradients(method):
     """Sums over many queries: in bfloat16 they would stop to grow."""
-    monkeypatch.setattr(attend_module, "CPU_TRAINING_TOKENS", 64)
     module = make(input_size=(12, 12)).float()
     x = tensor("x", (1, 12, 12, 6)).float()
     module.method = "explicit"
@@ -217,21 +218,49 @@ def test_autocast_keeps_small_gradients(method, monkeypatch):
 def test_compiled_block_in_one_graph():
     block = fill_(Block(6, 2, rel_pos_bias="per_block", window_size=3, use_rel_pos=True))
     wide = fill_(Block(6, 2, rel_pos_bias="shared", input_size=(3, 3)))
-    table = tensor("table", (25, 2)).float()
+    strips = table_to_strips(tensor("table", (25, 2)).float(), (3, 3), (4, 5))
     x = tensor("x", (1, 4, 5, 6)).float()
-    for module, given in ((block, (x,)), (wide, (x, table))):
+    for module, given in ((block, (x,)), (wide, (x, strips))):
         compiled = torch.compile(module, fullgraph=True, dynamic=False, backend="aot_eager")
         torch.testing.assert_close(compiled(*given), module(*given))
 
 
 def test_terms_alone_take_the_old_way():
-    """Planes of zeros are the formula without them."""
+    """Biases of zeros are the formula without them."""
     q, k, v = (tensor(name, (1, 2, 6, 4)) for name in "qkv")
     terms = (tensor("h", (1, 2, 6, 2)), tensor("w", (1, 2, 6, 3)))
-    zeros = torch.zeros(2, 3, 5, dtype=torch.float64)
+    zeros = torch.zeros(2, 3, 3, 3, dtype=torch.float64)
     for method in METHODS:
         expected = attend(q, k, v, terms, 0.5, method)
         torch.testing.assert_close(attend(q, k, v, terms, 0.5, method, zeros), expected)
+
+
+@pytest.mark.parametrize("tokens_kept", [1, 64])
+@pytest.mark.parametrize("elements", [1, 200, 1 << 27])
+def test_pieces_of_accelerators_match_those_of_the_cpu(elements, tokens_kept, monkeypatch):
+    """Recomputed and kept; in pieces of one row, of two, and of all."""
+    monkeypatch.setattr(biased_module, "ELEMENTS", elements)
+    monkeypatch.setattr(biased_module, "TOKENS_KEPT", tokens_kept)
+    inputs = [tensor(name, (2, 2, 12, 4)).requires_grad_() for name in "qkv"]
+    inputs.append(tensor("strips", (2, 4, 5, 4)).requires_grad_())
+    cotangent = tensor("cotangent", (2, 2, 12, 4))
+    results = []
+    for way in (biased_module.attend_biased, biased_module.attend_in_pieces):
+        out = way(*inputs, 0.3)
+        results.append([out, *torch.autograd.grad((out * cotangent).sum(), inputs)])
+        with torch.no_grad():
+            torch.testing.assert_close(way(*inputs, 0.3), out)
+    for expected, actual in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+def test_gradients_of_biases():
+    inputs = [tensor(name, (2, 2, 6, 4)).requires_grad_() for name in "qkv"]
+    strips = tensor("strips", (2, 3, 3, 3)).requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda *given: biased_module.attend_biased(*given, 0.5), (*inputs, strips)
+    )
+    assert torch.autograd.gradcheck(lambda s: biases_of_rows(s, 0, 2), (strips,))
 
 
 def test_missing_grid_raises():

@@ -117,7 +117,7 @@ def test_a_detector_without_convolutional_blocks_goes_into_one_with(
     assert report.kind == "detector"
     assert not report.missing
     assert {name.split(".")[4] for name in report.initialised} == {"residual"}
-    assert "newly initialised: convolutional blocks (9)" in report.lines()
+    assert "newly initialised: convolutional blocks (9) (expected)" in report.lines()
     with pytest.raises(WeightsError, match=r"not in the file: convolutional blocks \(9\)"):
         load(model, save({"model": weights}), strict_heads=True)
     some = {n: v for n, v in source.state_dict().items() if "residual.conv" not in n}

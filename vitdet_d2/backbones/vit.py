@@ -26,6 +26,7 @@ from vitdet_d2.layers.absolute_position import get_abs_pos
 from vitdet_d2.layers.activation import ACTIVATIONS, Activation
 from vitdet_d2.layers.attend import AttentionMethod
 from vitdet_d2.layers.attention import Attention, QkvBias, RelPosBias
+from vitdet_d2.layers.bias_strips import table_to_strips
 from vitdet_d2.layers.bias_table import num_offsets
 from vitdet_d2.layers.block import Block, MlpKind
 from vitdet_d2.layers.patch_embed import PatchEmbed
@@ -210,7 +211,8 @@ class ViT(Backbone):
             )
             for plan, rate in zip(plans, rates, strict=True)
         )
-        self._add_shared_tables((window_size, window_size), (grid, grid))
+        self._window, self._grid = (window_size, window_size), (grid, grid)
+        self._add_shared_tables()
 
         self._stages = _name_stages(out_block_indexes, depth)
         if out_feature in self._stages.values():
@@ -226,19 +228,32 @@ class ViT(Backbone):
             nn.init.trunc_normal_(self.pos_embed, std=INIT_STD)
         self.apply(_init_weights)
 
-    def _add_shared_tables(self, window: tuple[int, int], grid: tuple[int, int]) -> None:
+    def _add_shared_tables(self) -> None:
         """Add what blocks of the same kind share, where such blocks exist."""
         self.rel_pos_bias_window: nn.Parameter | None = None
         self.rel_pos_bias_global: nn.Parameter | None = None
         if self.rel_pos_bias != "shared":
             return
         if any(block.window_size for block in self.blocks):
-            self.rel_pos_bias_window = self._new_table(window)
+            self.rel_pos_bias_window = self._new_table(self._window)
         if not all(block.window_size for block in self.blocks):
-            self.rel_pos_bias_global = self._new_table(grid)
+            self.rel_pos_bias_global = self._new_table(self._grid)
 
     def _new_table(self, hw: tuple[int, int]) -> nn.Parameter:
         return nn.Parameter(torch.zeros(num_offsets(hw), self.num_heads))
+
+    def _shared_biases(self, hw: tuple[int, int]) -> tuple[Tensor | None, Tensor | None]:
+        """Return the shared biases of windowed blocks, and of global ones on a grid, if any.
+
+        Once for all blocks, and outside of what activation checkpointing computes again.
+        """
+        tables = (self.rel_pos_bias_window, self.rel_pos_bias_global)
+        grids = ((self._window, self._window), (self._grid, hw))
+        in_windows, everywhere = (
+            None if table is None else table_to_strips(table, old_hw, new_hw)
+            for table, (old_hw, new_hw) in zip(tables, grids, strict=True)
+        )
+        return in_windows, everywhere
 
     @property
     def size_divisibility(self) -> int:
@@ -267,17 +282,18 @@ class ViT(Backbone):
             the stages, of the same shape.
         """
         x = self.patch_embed(x)
+        hw = (x.shape[1], x.shape[2])
         if self.pos_embed is not None:
-            hw = (x.shape[1], x.shape[2])
             x = x + get_abs_pos(self.pos_embed, self.pretrain_use_cls_token, hw)
         if self.norm_pre is not None:
             x = self.norm_pre(x)
         recompute = self.use_act_checkpoint and torch.is_grad_enabled()
+        in_windows, everywhere = self._shared_biases(hw)
         maps = {}
         for i, block in enumerate(self.blocks):
-            table = self.rel_pos_bias_window if block.window_size else self.rel_pos_bias_global
-            # Only with a table: what wraps a block may expect the map alone.
-            given = (x,) if table is None else (x, table)
+            strips = in_windows if block.window_size else everywhere
+            # Only with biases: what wraps a block may expect the map alone.
+            given = (x,) if strips is None else (x, strips)
             x = checkpoint(block, *given, use_reentrant=False) if recompute else block(*given)
             if i in self._stages:
                 maps[self._stages[i]] = x

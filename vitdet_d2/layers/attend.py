@@ -3,25 +3,23 @@
 
 Shapes: ``q, k, v (B, heads, N, C)``, ``rel_h (B, heads, N, H)``, ``rel_w (B, heads, N, W)``,
 ``N = H * W``; results ``(B, heads, N, C)``. Terms that are the same for every head may have one
-head. ``planes (heads, 2H - 1, 2W - 1)`` hold a bias for every offset of query and key, see
-`vitdet_d2.layers.bias_table`. All ways compute
+head. ``strips (heads, W, 2H - 1, W)`` hold a bias for every offset of query and key, see
+`vitdet_d2.layers.bias_strips`. All ways compute
 
-    softmax(scale * q k^T + rel_h[.., i] + rel_w[.., j] + planes[.., y - i, x - j]) v
+    softmax(scale * q k^T + rel_h[.., i] + rel_w[.., j] + bias[.., y - i, x - j]) v
 
-for the query at (y, x) and the key at (i, j), the planes counted from their middle,
-
-and differ in memory and speed only:
+for the query at (y, x) and the key at (i, j), and differ in memory and speed only:
 
 * ``explicit``: the formula as written; keeps two ``N x N`` maps per head. The reference.
 * ``augmented``: the terms become columns of query and key,
   ``Q' = [scale * q, rel_h, rel_w]``, ``K' = [k, onehot(i), onehot(j)]``; no ``N x N`` map at all,
   and gradients come for free. Exact: a one-hot product picks one number.
 * ``chunked``: an additive mask for some queries at a time. Without gradients no ``N x N`` map
-  lives long; with gradients each chunk's is kept, except the biases of planes on long sequences,
-  where chunks are computed again in the backward pass.
+  lives long; with gradients each chunk's is kept.
 
-Planes are no product of few columns: with them, ``augmented`` is ``chunked`` where only the biases,
-which all samples share, make the mask.
+Biases are no product of few columns. With them ``augmented`` and ``chunked`` are the same: terms
+become columns, and the biases, which all samples share, are the mask, in pieces that are computed
+again in the backward pass, see `vitdet_d2.layers.attend_biased`.
 
 Source: logits as detectron2 `add_decomposed_rel_pos`; augmentation: FlashBias, arXiv 2505.12044.
 """
@@ -33,9 +31,9 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from vitdet_d2.layers.bias_table import spread_planes
+from vitdet_d2.layers.attend_biased import attend_biased
+from vitdet_d2.layers.bias_strips import biases_of_rows, grid_of
 from vitdet_d2.layers.relative_position import spread_over_keys
 
 AttentionMethod = Literal["auto", "explicit", "augmented", "chunked"]
@@ -47,7 +45,7 @@ Terms = tuple[Tensor, Tensor]
 CHUNK_ELEMENTS = 1 << 23
 
 # Longest sequence whose N x N map is kept for the backward pass on the CPU, where SDPA has no fused
-# kernel for a mask with gradient; with planes, on every device. Measured, forward and backward, ms:
+# kernel for a mask with gradient. Measured, forward and backward, ms:
 # augmented / chunked: 196 tokens 270 / 222, 400 tokens 18 / 13, 1600 tokens 351 / 280;
 # augmented / explicit: 4096 tokens 2103 / 2618.
 CPU_TRAINING_TOKENS = 2048
@@ -78,7 +76,7 @@ def attend(
     terms: Terms | None,
     scale: float,
     method: AttentionMethod,
-    planes: Tensor | None = None,
+    strips: Tensor | None = None,
 ) -> Tensor:
     """Attend in the chosen way.
 
@@ -90,7 +88,7 @@ def attend(
             mask, if any.
         scale: factor of ``q k^T``.
         method: a way of the module, or ``"auto"``: `choose_method` decides.
-        planes: ``(heads, 2 * H - 1, 2 * W - 1)``, biases of relative positions, if any.
+        strips: ``(heads, W, 2 * H - 1, W)``, biases of relative positions, if any.
 
     Returns:
         ``(B, heads, N, C)``.
@@ -99,20 +97,21 @@ def attend(
         ValueError: the method is unknown.
     """
     if method == "explicit":
-        return attend_explicit(q, k, v, terms, scale, planes)
+        return attend_explicit(q, k, v, terms, scale, strips)
     if method not in ("auto", "augmented", "chunked"):
         raise ValueError(
             f"attention method: expected auto, explicit, augmented or chunked, got {method!r}"
         )
-    if terms is None and planes is None:
+    if terms is None:
+        if strips is not None:
+            return attend_biased(q, k, v, strips, scale)
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
     if method == "auto":
-        added = [t for t in (q, terms and terms[0], planes) if t is not None]
-        needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in added)
+        needs_grad = torch.is_grad_enabled() and (q.requires_grad or terms[0].requires_grad)
         method = choose_method(q.device, q.shape[2], needs_grad)
-    if method == "augmented" and terms is not None:
-        return attend_augmented(q, k, v, terms, scale, planes)
-    return attend_chunked(q, k, v, terms, scale, planes)
+    if method == "augmented" or strips is not None:
+        return attend_augmented(q, k, v, terms, scale, strips)
+    return attend_chunked(q, k, v, terms, scale)
 
 
 def attend_explicit(
@@ -121,7 +120,7 @@ def attend_explicit(
     v: Tensor,
     terms: Terms | None,
     scale: float,
-    planes: Tensor | None = None,
+    strips: Tensor | None = None,
 ) -> Tensor:
     """Compute the formula of the module directly."""
     logits = (q * scale) @ k.transpose(-2, -1)
@@ -130,8 +129,8 @@ def attend_explicit(
         # One after the other, as Detectron2 and SAM add them, for the same bits.
         logits = logits.unflatten(-1, (rel_h.shape[-1], rel_w.shape[-1]))
         logits = (logits + rel_h[..., :, None] + rel_w[..., None, :]).flatten(-2)
-    if planes is not None:
-        logits = logits + spread_planes(planes, 0, (planes.shape[1] + 1) // 2)
+    if strips is not None:
+        logits = logits + biases_of_rows(strips, 0, grid_of(strips)[0])
     return logits.softmax(dim=-1).to(v.dtype) @ v
 
 
@@ -144,9 +143,9 @@ def key_columns(hw: tuple[int, int], like: Tensor) -> Tensor:
 
 
 def attend_augmented(
-    q: Tensor, k: Tensor, v: Tensor, terms: Terms, scale: float, planes: Tensor | None = None
+    q: Tensor, k: Tensor, v: Tensor, terms: Terms, scale: float, strips: Tensor | None = None
 ) -> Tensor:
-    """Fold the terms into query and key, then call SDPA without any mask but that of planes.
+    """Fold the terms into query and key, then call SDPA without any mask but that of biases.
 
     Head sizes are padded with zeros to a common multiple of 8: the fused kernels take no others.
     """
@@ -156,63 +155,22 @@ def attend_augmented(
     key = torch.cat([k, columns.expand(*k.shape[:2], -1, -1)], dim=-1)
     head_dim, width = v.shape[-1], -(-query.shape[-1] // 8) * 8
     query, key, value = (F.pad(t, (0, width - t.shape[-1])) for t in (query, key, v))
-    if planes is None:
+    if strips is None:
         out = F.scaled_dot_product_attention(query, key, value, scale=1.0)
     else:
-        out = attend_chunked(query, key, value, None, 1.0, planes)
+        out = attend_biased(query, key, value, strips, 1.0)
     return out[..., :head_dim]
 
 
-def attend_chunked(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    terms: Terms | None,
-    scale: float,
-    planes: Tensor | None = None,
-) -> Tensor:
-    """Call SDPA for a few queries at a time, each with its slice of the additive mask.
-
-    With planes a chunk is a number of whole rows of the map.
-    """
+def attend_chunked(q: Tensor, k: Tensor, v: Tensor, terms: Terms, scale: float) -> Tensor:
+    """Call SDPA for a few queries at a time, each with its slice of the additive mask."""
     B, heads, N, _ = q.shape
     step = max(1, CHUNK_ELEMENTS // (B * heads * N))
-    recompute = False
-    if planes is not None:
-        width = (planes.shape[2] + 1) // 2
-        step = max(1, step // width) * width
-        recompute = torch.is_grad_enabled() and N > CPU_TRAINING_TOKENS
     chunks = []
     for start in range(0, N, step):
         part = slice(start, start + step)
-        some = None if terms is None else (terms[0][:, :, part], terms[1][:, :, part])
-        arguments = (q[:, :, part], k, v, some, scale, planes, start)
-        if recompute:
-            # Nothing random happens in a chunk.
-            chunk = checkpoint(
-                _attend_chunk, *arguments, use_reentrant=False, preserve_rng_state=False
-            )
-        else:
-            chunk = _attend_chunk(*arguments)
-        chunks.append(chunk)
+        mask = spread_over_keys(terms[0][:, :, part], terms[1][:, :, part])
+        chunks.append(
+            F.scaled_dot_product_attention(q[:, :, part], k, v, attn_mask=mask, scale=scale)
+        )
     return torch.cat(chunks, dim=2)
-
-
-def _attend_chunk(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    terms: Terms | None,
-    scale: float,
-    planes: Tensor | None,
-    start: int,
-) -> Tensor:
-    """Attend for the queries from number ``start`` on; the terms are those of these queries."""
-    mask = None if terms is None else spread_over_keys(*terms)
-    if planes is not None:
-        width = (planes.shape[2] + 1) // 2
-        # Cast late only where a gradient comes back, whose sums over all queries need the digits.
-        planes = planes if planes.requires_grad else planes.to(q.dtype)
-        biases = spread_planes(planes, start // width, (start + q.shape[2]) // width).to(q.dtype)
-        mask = biases[None] if mask is None else mask + biases
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)

@@ -17,17 +17,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitdet_d2.layers.attend import AttentionMethod, Terms, attend
-from vitdet_d2.layers.bias_table import num_offsets, resize_planes, table_to_planes
+from vitdet_d2.layers.bias_strips import table_to_strips
+from vitdet_d2.layers.bias_table import num_offsets
 from vitdet_d2.layers.relative_position import decomposed_terms
 from vitdet_d2.layers.rotary import RopeKind, Rotation, map_rotation, rotate, window_rotation
 from vitdet_d2.layers.shifted_window import effective_shift, wrap_terms
 from vitdet_d2.layers.window_partition import window_partition, window_unpartition
 
-# Where the table of relative position biases is: in each block, or handed over by the backbone.
+# Where the table of relative position biases is: in each block, or in the backbone, which hands
+# over what the blocks need of it.
 RelPosBias = Literal["per_block", "shared"]
 
-# Which of query, key and value have a bias: all, none, or all but the key, whose bias the softmax
-# cancels.
+# Which of query, key and value have a bias: all, none, or all but the key (without rotary positions
+# the softmax would cancel it).
 QkvBias = bool | Literal["qv"]
 
 
@@ -126,7 +128,7 @@ class Attention(nn.Module):
                 torch.zeros(num_offsets(input_size), num_heads)
             )
 
-    def forward(self, x: Tensor, bias_table: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, bias_strips: Tensor | None = None) -> Tensor:
         """Attend over a token map.
 
         A padding token is zero before `qkv`, so its query, key and value are the bias: windows are
@@ -135,7 +137,8 @@ class Attention(nn.Module):
 
         Args:
             x: ``(B, H, W, C)``.
-            bias_table: the shared table of relative position biases, made for ``input_size``.
+            bias_strips: the shared biases of relative positions as `table_to_strips` lays them
+                out, for the grid of a window, or without windows of the map.
 
         Returns:
             ``(B, H, W, C)``.
@@ -146,16 +149,16 @@ class Attention(nn.Module):
         qkv = F.linear(x, self.qkv.weight, bias) if self.qkv_bias == "qv" else self.qkv(x)
         if self.window_size == 0:
             rotation = self.rope and map_rotation(self.rope, hw, self.head_dim, qkv)
-            planes = self._planes(bias_table, hw)
-            return self.proj(self._attend(qkv, rotation=rotation, planes=planes))
+            strips = self._strips(bias_strips, hw)
+            return self.proj(self._attend(qkv, rotation=rotation, strips=strips))
         shift = effective_shift(hw, self.window_size, self.shift)
         windows, pad_hw = window_partition(qkv, self.window_size, bias, shift)
         wraps = wrap_terms(pad_hw, self.window_size, shift, qkv) if any(shift) else None
         rotation = self.rope and window_rotation(
             self.rope, hw, pad_hw, self.window_size, shift, self.head_dim, qkv
         )
-        planes = self._planes(bias_table, (self.window_size, self.window_size))
-        out = self._attend(windows, wraps, rotation, planes)
+        strips = self._strips(bias_strips, (self.window_size, self.window_size))
+        out = self._attend(windows, wraps, rotation, strips)
         return self.proj(window_unpartition(out, self.window_size, pad_hw, hw, shift))
 
     def _bias(self) -> Tensor | None:
@@ -164,24 +167,20 @@ class Attention(nn.Module):
             return torch.cat([self.q_bias, torch.zeros_like(self.v_bias), self.v_bias])
         return self.qkv.bias
 
-    def _planes(self, shared: Tensor | None, hw: tuple[int, int]) -> Tensor | None:
+    def _strips(self, shared: Tensor | None, hw: tuple[int, int]) -> Tensor | None:
         """Return the relative position biases for a token grid, if there are any."""
-        if self.rel_pos_bias is None:
-            return None
+        if self.rel_pos_bias != "per_block":
+            assert (shared is None) == (self.rel_pos_bias is None), "the backbone hands them over"
+            return shared
         assert self.input_size is not None, "the constructor asks for it"
-        if self.rel_pos_bias == "per_block":
-            table = self.relative_position_bias_table
-        else:
-            assert shared is not None, "the backbone hands the shared table over"
-            table = shared
-        return resize_planes(table_to_planes(table, self.input_size), hw)
+        return table_to_strips(self.relative_position_bias_table, self.input_size, hw)
 
     def _attend(
         self,
         qkv: Tensor,
         wraps: Terms | None = None,
         rotation: Rotation | None = None,
-        planes: Tensor | None = None,
+        strips: Tensor | None = None,
     ) -> Tensor:
         """Map ``(B, H, W, 3 * C)`` to ``(B, H, W, C)``.
 
@@ -189,7 +188,7 @@ class Attention(nn.Module):
             qkv: queries, keys and values side by side.
             wraps: terms ``(nw, 1, N, .)`` of the ``nw`` windows of every image, image by image.
             rotation: cosines and sines ``(nw, 1, N, .)``, likewise.
-            planes: biases of relative positions for the grid ``(H, W)``.
+            strips: biases of relative positions for the grid ``(H, W)``.
         """
         B, H, W, _ = qkv.shape
         # (B, H, W, 3 * C) -> 3 x (B, heads, N, C / heads)
@@ -201,7 +200,7 @@ class Attention(nn.Module):
             q, k = rotate(q, rotation, self.rope), rotate(k, rotation, self.rope)
         if wraps is not None:
             terms = _add_wraps(terms, wraps, B)
-        out = attend(q, k, v, terms, self.scale, self.method, planes)
+        out = attend(q, k, v, terms, self.scale, self.method, strips)
         return out.transpose(1, 2).reshape(B, H, W, -1)
 
 

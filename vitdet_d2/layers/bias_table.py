@@ -80,28 +80,6 @@ def table_to_planes(table: Tensor, hw: tuple[int, int]) -> Tensor:
     return table.t().unflatten(1, (2 * hw[0] - 1, 2 * hw[1] - 1))
 
 
-def spread_planes(planes: Tensor, first_row: int, last_row: int) -> Tensor:
-    """Return the biases of the queries of some rows of the map with every key.
-
-    All keys of a query lie in one rectangle of the reversed planes, so they are overlapping
-    windows of it: no index tensor is built.
-
-    Args:
-        planes: ``(heads, 2 * H - 1, 2 * W - 1)``.
-        first_row: the first row of queries.
-        last_row: the row behind the last, at most ``H``.
-
-    Returns:
-        ``(heads, (last_row - first_row) * W, H * W)``, contiguous.
-    """
-    H, W = ((size + 1) // 2 for size in planes.shape[1:])
-    # Key (i, j) of query (y, x) is entry (H - 1 - y + i, W - 1 - x + j) of the reversed planes.
-    rows = planes.flip(1, 2)[:, H - last_row : 2 * H - 1 - first_row]
-    # (heads, y reversed, x reversed, i, j); the second flip is the only copy.
-    rectangles = rows.unfold(1, H, 1).unfold(2, W, 1)
-    return rectangles.flip(1, 2).flatten(3).flatten(1, 2)
-
-
 def resize_planes(planes: Tensor, new_hw: tuple[int, int]) -> Tensor:
     """Resize planes as `resize_bias_table` does tables.
 

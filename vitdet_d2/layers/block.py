@@ -104,14 +104,15 @@ class Block(nn.Module):
         if use_residual_block:
             self.residual = make_conv_block(conv_block, dim, act_layer=act_layer)
 
-    def forward(self, x: Tensor, bias_table: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, bias_strips: Tensor | None = None) -> Tensor:
         """Map a token map ``(B, H, W, C)`` to the same shape.
 
         Args:
             x: the token map.
-            bias_table: the shared table of relative position biases, if there is one.
+            bias_strips: the shared biases of relative positions, if there are any, see
+                `Attention.forward`.
         """
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), bias_table)))
+        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), bias_strips)))
         x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
         if self.use_residual_block:
             x = self.residual(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)

@@ -26,7 +26,8 @@ _QUERY, _KEY, _VALUE = range(3)
 class Part:
     """The rows of queries (0), keys (1) or values (2) in a matrix or bias that holds all three.
 
-    Keys without a bias have zeros in it: a bias of keys adds the same to all logits of a query.
+    Keys without a bias get zeros, which is what their encoder computes. A bias that keys do have is
+    kept: the softmax cancels it without rotary positions, not with them.
     """
 
     target: str

@@ -104,7 +104,7 @@ def _lacks_of_tensors(
 def _lacks_of_facts(encoder: Encoder, traits: Traits) -> Iterator[_Lack]:
     needs = encoder.needs
     if needs.rope != traits.rope:
-        words = f"it has {needs.rope} rotary positions" if needs.rope else "no rotary positions"
+        words = f"it has {needs.rope or 'no'} rotary positions"
         yield _Lack(words, [], f"rope={needs.rope or 'null'}")
     if traits.act not in (None, needs.act) and not {needs.act, traits.act} <= _NEAR:
         yield _Lack(f"trained with {needs.act}, the model has {traits.act}", [], f"act={needs.act}")

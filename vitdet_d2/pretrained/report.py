@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -105,9 +104,9 @@ class LoadReport:
             )
         stays = [*self.initialised, *(name for name, _, _ in self.mismatched)]
         if stays:
-            lines.append(f"newly initialised: {summarise(stays)}")
+            lines.append(f"newly initialised: {summarise(stays)} (expected)")
         if self.dropped:
-            lines.append(f"of no use for detection: {summarise(self.dropped)}")
+            lines.append(f"of no use for detection: {_summarise_file(self.dropped)}")
         if self.unused:
             lines.append(
                 f"taken are the weights below {' '.join(map(repr, self.wrappers))}; the file has "
@@ -134,8 +133,22 @@ class LoadReport:
 
 def summarise(names: Sequence[str]) -> str:
     """Name the parts of a model that tensors belong to, with their number."""
-    parts = Counter(_part(name) for name in names)
-    return ", ".join(f"{part} ({count})" for part, count in parts.items())
+    return _count(names, _part)
+
+
+def _summarise_file(names: Sequence[str]) -> str:
+    """Name the parts of a file that tensors belong to, which has names of its own."""
+    return _count(names, _file_part)
+
+
+def _count(names: Sequence[str], part_of: Callable[[str], str]) -> str:
+    """Name each part once, with the number of its tensors; a single one by its whole name."""
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        parts.setdefault(part_of(name), []).append(name)
+    return ", ".join(
+        found[0] if len(found) == 1 else f"{part} ({len(found)})" for part, found in parts.items()
+    )
 
 
 def _resized_lines(resized: Sequence[tuple[str, Shape, Shape]]) -> list[str]:
@@ -145,9 +158,15 @@ def _resized_lines(resized: Sequence[tuple[str, Shape, Shape]]) -> list[str]:
         names.setdefault((_part(name), old, new), []).append(name)
     return [
         f"resized {found[0] if len(found) == 1 else f'{part} ({len(found)})'}: {old} -> {new} "
-        "(expected: the input sizes differ)"
+        "(expected: sizes or prefix tokens differ)"
         for (part, old, new), found in names.items()
     ]
+
+
+def _file_part(name: str) -> str:
+    """Return what stands for all blocks of a kind: ``decoder_blocks``, ``blocks.N.attn.index``."""
+    first, _, rest = name.partition(".")
+    return f"{first}.N.{rest.partition('.')[2]}" if first == "blocks" else first
 
 
 def _part(name: str) -> str:
