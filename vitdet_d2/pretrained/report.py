@@ -142,12 +142,13 @@ def _summarise_file(names: Sequence[str]) -> str:
 
 
 def _count(names: Sequence[str], part_of: Callable[[str], str]) -> str:
-    """Name each part once, with the number of its tensors; a single one by its whole name."""
+    """Name each part once, with the number of its tensors; what is a single one by its name."""
     parts: dict[str, list[str]] = {}
     for name in names:
         parts.setdefault(part_of(name), []).append(name)
     return ", ".join(
-        found[0] if len(found) == 1 else f"{part} ({len(found)})" for part, found in parts.items()
+        found[0] if len(found) == 1 and found[0].startswith(part) else f"{part} ({len(found)})"
+        for part, found in parts.items()
     )
 
 
@@ -165,6 +166,8 @@ def _resized_lines(resized: Sequence[tuple[str, Shape, Shape]]) -> list[str]:
 
 def _file_part(name: str) -> str:
     """Return what stands for all blocks of a kind: ``decoder_blocks``, ``blocks.N.attn.index``."""
+    if name.endswith(CLASS_WEIGHTS):
+        return _part(name)
     first, _, rest = name.partition(".")
     return f"{first}.N.{rest.partition('.')[2]}" if first == "blocks" else first
 
