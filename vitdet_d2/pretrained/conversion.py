@@ -16,6 +16,7 @@ from vitdet_d2.pretrained.container import unwrap
 from vitdet_d2.pretrained.described import describe
 from vitdet_d2.pretrained.encoder import POSITIONS, STEM, Encoder
 from vitdet_d2.pretrained.fit import fit
+from vitdet_d2.pretrained.other_detector import encoder_within
 from vitdet_d2.pretrained.patch_kernel import PatchResize, resize_patch_kernel
 from vitdet_d2.pretrained.reader import read_weights
 from vitdet_d2.pretrained.recognise import encoder_of
@@ -77,6 +78,7 @@ def convert_weights(
         WeightsError: they cannot be read, or Detectron2's ViT cannot do what they need.
     """
     file = unwrap(weights, read_weights(weights))
+    file = encoder_within(file) or file
     if file.is_detector:
         return Converted(
             tensors=dict(file.state), metadata={}, origin="a detector", how="by its names"

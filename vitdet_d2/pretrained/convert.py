@@ -20,6 +20,7 @@ from vitdet_d2.errors import WeightsError
 from vitdet_d2.pretrained.container import unwrap
 from vitdet_d2.pretrained.encoder import BLOCK_BIAS, POSITIONS, SHARED_BIAS, Encoder
 from vitdet_d2.pretrained.fit import fit
+from vitdet_d2.pretrained.other_detector import encoder_within
 from vitdet_d2.pretrained.reader import read_weights
 from vitdet_d2.pretrained.recognise import encoder_of
 
@@ -48,6 +49,7 @@ def convert(
     """
     path = os.fspath(weights)
     file = unwrap(path, read_weights(weights))
+    file = encoder_within(file) or file
     if file.is_detector:
         return dict(file.state)
     encoder = encoder_of(path, file, source)

@@ -26,6 +26,7 @@ from vitdet_d2.pretrained.fit import Fitted, LayerScale, fit, lost_positions
 from vitdet_d2.pretrained.identity import Identity, identify
 from vitdet_d2.pretrained.model_statistics import carry_normalisation, saved_statistics
 from vitdet_d2.pretrained.needs import check_needs
+from vitdet_d2.pretrained.other_detector import encoder_within
 from vitdet_d2.pretrained.patch_kernel import PatchResize
 from vitdet_d2.pretrained.reader import read_weights
 from vitdet_d2.pretrained.recognise import encoder_of, named_source
@@ -138,6 +139,9 @@ def load(
     file = unwrap(path, content)
     own = model.state_dict()
     prefix = _vit_prefix(own)
+    if prefix is not None:
+        names = {name.removeprefix(prefix) for name in own if name.startswith(prefix)}
+        file = encoder_within(file, names) or file
     if file.is_detector or prefix is None or _has_names_of(prefix, file):
         report = _load_detector(path, model, own, file, choices)
         if source is not None:

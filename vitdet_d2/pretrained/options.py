@@ -14,6 +14,7 @@ from torch import nn
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.pretrained.container import unwrap
 from vitdet_d2.pretrained.encoder import BLOCK_BIAS, POSITIONS, SHARED_BIAS, Encoder
+from vitdet_d2.pretrained.other_detector import encoder_within
 from vitdet_d2.pretrained.reader import read_weights
 from vitdet_d2.pretrained.recognise import encoder_of
 
@@ -38,6 +39,7 @@ def vit_options(
     path = "the weights" if isinstance(weights, Mapping) else os.fspath(weights)
     content = weights if isinstance(weights, Mapping) else read_weights(weights)
     file = unwrap(path, content)
+    file = encoder_within(file) or file
     if file.is_detector:
         raise WeightsError(f"{path}: a whole detector; take the recipe that it was trained with")
     return _arguments(encoder_of(path, file, source))

@@ -25,6 +25,8 @@ from tests.pretrained.golden import (
     save_training_file,
 )
 from vitdet_d2.errors import WeightsError
+from vitdet_d2.pretrained import load, vit_options
+from vitdet_d2.pretrained.conversion import convert_weights
 from vitdet_d2.pretrained.encoder import Encoder
 from vitdet_d2.pretrained.normalisation import CLIP, IMAGENET
 from vitdet_d2.pretrained.reader import read_weights
@@ -153,6 +155,40 @@ def test_backbones_of_detectors_match_official_classes(name: str, tmp_path: Path
     assert_features(build(**shape), load_golden(name))
     if name == "eva02_detector":
         assert _distance(build(img_size=24), name) > 1e-2
+
+
+def _whole_detector(name: str) -> dict[str, Tensor]:
+    heads = ("backbone.simfp_2.0.weight", "roi_heads.box_head.0.fc1.weight",
+             "proposal_generator.rpn_head.conv.weight", "pixel_mean")  # fmt: skip
+    state = {f"backbone.net.{key}": value for key, value in load_golden(name).state().items()}
+    return state | {key: torch.ones(2) for key in heads}
+
+
+@pytest.mark.parametrize("name", ["eva01_detector", "eva02_detector"])
+def test_whole_detectors_give_their_backbone(name: str, tmp_path: Path):
+    torch.save({"model": _whole_detector(name)}, tmp_path / "det.pth")
+    shape = {"img_size": 24, "window_size": 4, "window_block_indexes": (0,), "num_heads": 2}
+    encoder = _read(_detector_file(tmp_path / "backbone.pth", name))
+    vit = vit_of(encoder, mlp_norm=name == "eva02_detector", **shape)
+    expected = {key: value.clone() for key, value in vit.state_dict().items()}
+    for value in vit.state_dict().values():
+        value.zero_()
+    report = load(vit, tmp_path / "det.pth")
+    assert report.verdict.startswith("all that EVA")
+    assert "roi_heads.box_head.0.fc1.weight" in report.dropped
+    assert any("its neck and its heads are left out" in note for note in report.notes)
+    torch.testing.assert_close(vit.state_dict(), expected, atol=0, rtol=0)
+    assert_features(vit, load_golden(name))
+    with pytest.raises(WeightsError, match="named mae, but its keys are those of EVA"):
+        load(vit, tmp_path / "det.pth", source="mae")
+
+
+def test_detectors_in_names_of_eva_tell_the_options_of_their_vit(tmp_path: Path):
+    torch.save({"model": _whole_detector("eva02_detector")}, tmp_path / "det.pth")
+    options = vit_options(tmp_path / "det.pth")
+    assert (options["rope"], options["mlp"]) == ("interleaved", "swiglu")
+    out = convert_weights(tmp_path / "det.pth", to="vitdet")
+    assert not any(name.startswith("roi_heads") for name in out.tensors)
 
 
 def test_eva_matches_official_class(tmp_path: Path):

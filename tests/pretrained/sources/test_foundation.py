@@ -16,8 +16,10 @@ from tests.pretrained.golden import (
     assert_features,
     load_golden,
     patch_features,
+    prefix_features,
     training_file,
 )
+from tests.pretrained.sources.attention import run_block
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.pretrained.normalisation import CLIP, IMAGENET, SATELLITE
 
@@ -75,6 +77,33 @@ def test_dinov3_matches_official_class_on_a_map_that_is_no_square(name: str, cha
     assert ("blocks.0.attn.qkv.bias" in encoder.tensors) == (name != "dinov3_7b")
     assert encoder.notes == ("4 register tokens are left out: detection runs patches only",)
     assert_features(vit_of(encoder, num_heads=2), golden)
+
+
+def _angles_of_dinov3(height: int, width: int, channels: int) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines of a map's positions, written out: rows first, twice the same."""
+    quarter = channels // 4
+    periods = torch.tensor([100 ** (i / quarter) for i in range(quarter)])
+    angles = [
+        torch.cat([2 * torch.pi * ((2 * k + 1) / count - 1) / periods for k, count in place])
+        for place in (((y, height), (x, width)) for y in range(height) for x in range(width))
+    ]
+    table = torch.stack(angles).tile(1, 2)
+    return table.cos(), table.sin()
+
+
+@pytest.mark.parametrize("name", ["dinov3", "dinov3_plus", "dinov3_7b"])
+def test_dinov3_matches_official_class_with_its_tokens(name: str):
+    golden = load_golden(name)
+    state = golden.state()
+    vit = vit_of(read_encoder(state), num_heads=2)
+    height, width = (side // 16 for side in golden.image.shape[-2:])
+    angles = _angles_of_dinov3(height, width, vit.blocks[0].attn.proj.weight.shape[0] // 2)
+    prefix = torch.cat([state["cls_token"][0], state["storage_tokens"][0]])
+    both = prefix_features(
+        vit, golden.image, prefix, lambda block, x: run_block(block, x, None, angles)
+    )
+    torch.testing.assert_close(both, golden.with_prefix, atol=TOLERANCE, rtol=0)
+    assert (both[len(prefix) :] - golden.features).abs().max() > 100 * TOLERANCE
 
 
 def test_dinov3_gives_other_features_without_rotation_or_with_the_bias_of_the_keys():

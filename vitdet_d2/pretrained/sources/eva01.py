@@ -14,7 +14,13 @@ from vitdet_d2.pretrained.encoder import STEM
 from vitdet_d2.pretrained.key_table import KeyTable, Part
 from vitdet_d2.pretrained.normalisation import CLIP, IMAGENET, Normalisation
 from vitdet_d2.pretrained.source import Source
-from vitdet_d2.pretrained.sources.eva02 import is_eva_detector, num_prefix, patch_is_final
+from vitdet_d2.pretrained.sources.eva02 import (
+    BESIDE,
+    detector_notes,
+    is_eva_detector,
+    num_prefix,
+    patch_is_final,
+)
 from vitdet_d2.pretrained.sources.plain import ENCODER, HEADS, OWN
 
 TABLE: KeyTable = {
@@ -52,7 +58,7 @@ def _normalisation(file: Unwrapped) -> Normalisation:
 
 def _notes(file: Unwrapped) -> tuple[str, ...]:
     if "head.weight" not in file.state or "mask_token" in file.state:
-        return ()
+        return detector_notes(file)
     return (
         "timm uses ImageNet's statistics for EVA fine-tuned on ImageNet-21k at 336 and 560 pixels, "
         "which no key tells; set the recipe's pixel_mean and pixel_std for these",
@@ -64,8 +70,7 @@ EVA01 = Source(
     title="EVA",
     matches=_is_eva01,
     table=TABLE,
-    # Of EVA-CLIP, whose visual tower is an encoder.
-    beside=("text.{rest}", "logit_scale"),
+    beside=BESIDE,
     normalisation=_normalisation,
     num_prefix=num_prefix,
     refuse=_refuse,

@@ -62,6 +62,16 @@ TABLE: KeyTable = {
     "lm_head.{rest}": None,
 }
 
+# What is beside the encoder: the text tower of EVA-CLIP, and the other parts of a detector.
+DETECTOR = (
+    "backbone.{rest}",
+    "proposal_generator.{rest}",
+    "roi_heads.{rest}",
+    "pixel_mean",
+    "pixel_std",
+)
+BESIDE = ("text.{rest}", "logit_scale", *DETECTOR)
+
 # Tokens a side in pre-training, and the span of the rotary positions ever after.
 _ROTARY_SPAN = 16
 # Side of a patch in pre-training, in pixels, of all sizes.
@@ -127,6 +137,16 @@ def is_eva_detector(file: Unwrapped) -> bool:
     return "backbone.net." in file.wrappers or "cls_token" not in file.state
 
 
+def detector_notes(file: Unwrapped) -> tuple[str, ...]:
+    """Say what is left of a whole detector."""
+    if not any(name.startswith(("roi_heads.", "backbone.simfp_")) for name in file.beside):
+        return ()
+    return (
+        "a whole detector of EVA, whose backbone alone is taken: its neck and its heads are left "
+        "out, and those of the model start anew",
+    )
+
+
 def patch_is_final(file: Unwrapped) -> str | None:
     """Say why a kernel must stay: EVA's patches are of 14 pixels, so others were resized before."""
     side = file.state[STEM].shape[-1]
@@ -143,11 +163,11 @@ EVA02 = Source(
     title="EVA-02",
     matches=_is_eva02,
     table=TABLE,
-    # Of EVA-CLIP, whose visual tower is an encoder.
-    beside=("text.{rest}", "logit_scale"),
+    beside=BESIDE,
     normalisation=_normalisation,
     num_prefix=num_prefix,
     needs=lambda file: Needs(rope="interleaved"),  # noqa: ARG005
     refuse=_refuse,
+    notes=detector_notes,
     patch_is_final=patch_is_final,
 )
