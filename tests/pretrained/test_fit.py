@@ -14,6 +14,7 @@ from vitdet_d2.backbones.vit import ViT
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.layers.activation import QuickGELU
 from vitdet_d2.pretrained import LoadReport, load
+from vitdet_d2.pretrained.positions import resize_position_grid
 
 
 def build(**options: Any) -> ViT:
@@ -129,3 +130,24 @@ def test_positions_that_are_reduced_are_an_alert() -> None:
     assert not hand_over(trained, model).alerts
     assert torch.equal(features(model), features(trained))
     assert not hand_over(build(), model).alerts
+
+
+def test_a_grid_tells_the_class_token_of_a_square_of_rows() -> None:
+    """1 + 3 * 5 rows are 4 * 4, too."""
+    trained = fill_(build())
+    content = dict(trained.state_dict())
+    rows = content["pos_embed"][:, 1:]
+    content["pos_embed"] = rows
+    model = build()
+    load(model, "weights", content=content, position_grid=(3, 5))
+    expected = resize_position_grid(rows[:, 1:], 0, (3, 5), (4, 4))
+    assert torch.equal(model.pos_embed, torch.cat([rows[:, :1], expected], dim=1))
+    with pytest.raises(WeightsError, match="are no grid of 3 x 4 patches"):
+        load(model, "weights", content=content, position_grid=(3, 4))
+
+
+def test_other_heads_name_the_sources_that_have_them() -> None:
+    model = build(embed_dim=384, num_heads=12)
+    with pytest.raises(WeightsError, match=r"has 6 attention heads.* name the source: mocov3\)"):
+        hand_over(build(embed_dim=384, num_heads=12), model)
+    assert hand_over(build(embed_dim=384, num_heads=12), model, source="mocov3").origin == "MoCo v3"

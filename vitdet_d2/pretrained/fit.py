@@ -232,11 +232,14 @@ def _positions(
         WeightsError: they are no grid.
     """
     side = math.isqrt(num_tokens - int(has_class_position))
-    prefix, grid = positions[:, :num_prefix], positions[:, num_prefix:]
+    if old_hw is not None and num_prefix == 0 and positions.shape[1] == math.prod(old_hw) + 1:
+        # All rows together were a square, and taken for patches: 1 + 13 * 15 = 14 * 14.
+        num_prefix = 1
     try:
-        grid = resize_position_grid(grid, 0, old_hw, (side, side))
+        positions = resize_position_grid(positions, num_prefix, old_hw, (side, side))
     except ValueError as error:
         raise WeightsError(f"{path}: {POSITIONS}: {error}") from None
+    prefix, grid = positions[:, :num_prefix], positions[:, num_prefix:]
     if not has_class_position:
         return grid
     # ViTs of detection never use this row.

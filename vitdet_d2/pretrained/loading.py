@@ -344,7 +344,7 @@ def _load_detector(
         raise WeightsError(
             f"{path}: no tensor has a name of the model's. The file has "
             f"{', '.join(list(file.state)[:3])}, ..., the model {', '.join(list(own)[:3])}, ...; "
-            "take the recipe that the detector was trained with"
+            "take the recipe that these weights are for"
         )
     absent = matched.absent(own)
     missing = [name for name in absent if name in matched.backbone]

@@ -6,11 +6,12 @@ A part that is left out, or a wrong activation, gives features that look right a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from typing import NamedTuple
 
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.pretrained.encoder import BLOCK_BIAS, POSITIONS, SHARED_BIAS, Encoder
+from vitdet_d2.pretrained.sources import SOURCES
 from vitdet_d2.pretrained.traits import Traits
 
 # Where recipes keep the options of the ViT.
@@ -111,10 +112,22 @@ def _lacks_of_facts(encoder: Encoder, traits: Traits) -> Iterator[_Lack]:
     if None not in (encoder.num_heads, traits.num_heads) and encoder.num_heads != traits.num_heads:
         yield _Lack(
             f"a ViT of width {encoder.width} has {encoder.num_heads} attention heads there, the "
-            f"model {traits.num_heads} (the shapes are the same, the features are not)",
+            f"model {traits.num_heads} (the shapes are the same, the features are not"
+            f"{_sources_with(encoder.width, traits.num_heads)})",
             [],
             f"num_heads={encoder.num_heads}",
         )
+
+
+def _sources_with(width: int, num_heads: int | None) -> str:
+    """Say which sources have so many heads, as a plain ViT may be of any of them."""
+    names = [
+        source.name
+        for source in SOURCES
+        if isinstance(source.heads, Mapping) and source.heads.get(width) == num_heads
+    ]
+    unique = ", ".join(dict.fromkeys(names))
+    return f"; of these, name the source: {unique}" if unique else ""
 
 
 def _notes(encoder: Encoder, traits: Traits) -> Iterator[str]:
