@@ -230,6 +230,40 @@ def test_a_file_deeper_than_the_model_is_refused_even_in_part(save: Callable[[An
     assert all(".blocks.1." in name for name in report.missing)
 
 
+@pytest.mark.parametrize("kind", ["encoder", "detector"])
+@pytest.mark.parametrize("strict_heads", [False, True])
+def test_partial_weights_are_offered_only_where_they_help(
+    kind: str, strict_heads: bool, save: Callable[[Any], str]
+) -> None:
+    def file(**vit: int) -> str:
+        if kind == "encoder":
+            return save(encoder_weights(**vit))
+        return save({"model": Detector(**vit).state_dict()})
+
+    def refusal(path: str, **how: bool) -> str:
+        with pytest.raises(WeightsError) as caught:
+            load(Detector(), path, strict_heads=strict_heads, **how)
+        return str(caught.value)
+
+    # Another width, or more blocks: with or without, and no way out is offered that is none.
+    for vit in ({"dim": 64}, {"depth": 3}):
+        for how in ({}, {"allow_partial": True}):
+            message = refusal(file(**vit), **how)
+            assert "--allow-partial" not in message
+            assert "in the model" in message
+    # Fewer blocks, or less of one: it is training's to allow.
+    fewer = file(depth=1)
+    assert ("--allow-partial" in refusal(fewer)) == (kind == "detector" and not strict_heads)
+    less = encoder_weights() if kind == "encoder" else dict(Detector().state_dict())
+    part = save({n: v for n, v in less.items() if ".mlp." not in n})
+    assert ("--allow-partial" in refusal(part)) == (not strict_heads)
+    if strict_heads:
+        assert "--allow-partial" not in refusal(part, allow_partial=True)
+    else:
+        assert load(Detector(), part, allow_partial=True).verdict.startswith("only ")
+        assert load(Detector(), file(depth=1), allow_partial=True).verdict.startswith("only ")
+
+
 def test_unknown_keys_are_refused(save: Callable[[Any], str]) -> None:
     weights = encoder_weights()
     weights["blocks.0.attn.temperature"] = torch.ones(32)

@@ -32,6 +32,7 @@ from vitdet_d2.pretrained.reader import read_weights
 from vitdet_d2.pretrained.recognise import encoder_of, named_source
 from vitdet_d2.pretrained.refusals import (
     check_complete,
+    check_places,
     check_size,
     identify_encoder,
     misshaped,
@@ -250,8 +251,7 @@ def _load_encoder(
     traits = traits_of(vit)
     names = {n.removeprefix(prefix): v for n, v in own.items() if n.startswith(prefix)}
     theirs, ours = identify_encoder(encoder, identify(file.state)), identify(own)
-    if not choices.allow_partial:
-        check_size(path, theirs, ours)
+    check_size(path, theirs, ours, allow_partial=choices.allow_partial)
     notes = check_needs(
         path, encoder, names, traits, keep_layer_scale=choices.layer_scale == "keep"
     )
@@ -260,7 +260,7 @@ def _load_encoder(
         layer_scale=choices.layer_scale, patch_resize=choices.patch_resize,
         position_grid=choices.position_grid,
     )  # fmt: skip
-    _check_encoder(path, fitted, encoder, theirs, ours, choices.allow_partial)
+    _check_encoder(path, fitted, encoder, theirs, ours, choices)
     report = _encoder_report(path, encoder, fitted, own, prefix, notes)
     if choices.strict_heads:
         check_complete(report, theirs, ours)
@@ -310,7 +310,7 @@ def _check_encoder(
     encoder: Encoder,
     theirs: Identity,
     ours: Identity,
-    allow_partial: bool,
+    choices: _Choices,
 ) -> None:
     """Refuse weights of another ViT.
 
@@ -323,14 +323,17 @@ def _check_encoder(
             f"{summarise(fitted.unexpected)}, for example {', '.join(fitted.unexpected[:3])}; take "
             "a model that has them"
         )
-    if allow_partial:
+    if choices.allow_partial:
         return
     if fitted.mismatched:
         raise WeightsError(misshaped(path, fitted.mismatched, theirs, ours))
     given = len(fitted.from_file)
     total = given + len(fitted.missing)
     if given < MIN_BACKBONE_SHARE * total:
-        raise WeightsError(too_few(path, given / total, fitted.missing, theirs, ours))
+        share, may_be = given / total, not choices.strict_heads
+        raise WeightsError(
+            too_few(path, share, fitted.missing, theirs, ours, may_be_partial=may_be)
+        )
 
 
 # ------------------------------------------------------------------------------------ a detector
@@ -352,12 +355,17 @@ def _load_detector(
     covered = len(matched.backbone & matched.tensors.keys())
     share = covered / len(matched.backbone)
     theirs, ours = identify(file.state), identify(own)
-    if not choices.allow_partial:
+    check_places(path, matched.unexpected, theirs, ours)
+    if choices.allow_partial:
+        if theirs.width and ours.width:
+            check_size(path, theirs, ours, allow_partial=True)
+    else:
         if wrong:
             raise WeightsError(misshaped(path, wrong, theirs, ours))
         if share < MIN_BACKBONE_SHARE:
             names = sorted(matched.backbone - matched.tensors.keys())
-            raise WeightsError(too_few(path, share, names, theirs, ours))
+            may_be = not choices.strict_heads
+            raise WeightsError(too_few(path, share, names, theirs, ours, may_be_partial=may_be))
     found, wanted = theirs.num_classes, ours.num_classes
     report = LoadReport(
         source=path,

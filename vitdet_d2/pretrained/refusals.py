@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.pretrained.encoder import Encoder
 from vitdet_d2.pretrained.identity import Identity, classes_advice, size_advice
 from vitdet_d2.pretrained.report import LoadReport, Shape, summarise
+
+# Buffers of windows are rebuilt from the recipe.
+_OF_A_BLOCK = re.compile(r"(?:^|\.)blocks\.\d+\..*(?<!_index)(?<!attn_mask)$")
 
 
 def identify_encoder(encoder: Encoder, file: Identity) -> Identity:
@@ -24,20 +28,42 @@ def identify_encoder(encoder: Encoder, file: Identity) -> Identity:
     )
 
 
-def check_size(path: str, file: Identity, model: Identity) -> None:
-    """Refuse an encoder of another width or depth, before its options are looked at.
+def check_size(path: str, file: Identity, model: Identity, *, allow_partial: bool) -> None:
+    """Refuse a ViT of another width or depth, before its options are looked at.
 
     Args:
         path: of the file, for messages.
         file: what the weights are.
         model: what the recipe made.
+        allow_partial: whether another depth will do; of another width no tensor fits.
 
     Raises:
         WeightsError: it is one.
     """
-    if (file.width, file.depth) != (model.width, model.depth):
+    if file.width != model.width or (file.depth != model.depth and not allow_partial):
         raise WeightsError(
             f"{path}: {file} in the file, {model} in the model; {size_advice(file, model)}"
+        )
+
+
+def check_places(path: str, unexpected: Sequence[str], file: Identity, model: Identity) -> None:
+    """Refuse a detector whose ViT has more than the model's: without it, it is another function.
+
+    Args:
+        path: of the file, for messages.
+        unexpected: names of the file that the model has not.
+        file: what the weights are.
+        model: what the recipe made.
+
+    Raises:
+        WeightsError: there are such parts.
+    """
+    lost = [name for name in unexpected if _OF_A_BLOCK.search(name)]
+    if lost:
+        raise WeightsError(
+            f"{path}: {len(lost)} tensors of its ViT have no place in the model, for example "
+            f"{', '.join(lost[:3])} ({file} in the file, {model} in the model); "
+            f"{size_advice(file, model)}"
         )
 
 
@@ -60,7 +86,13 @@ def misshaped(
 
 
 def too_few(
-    path: str, share: float, missing: Sequence[str], file: Identity, model: Identity
+    path: str,
+    share: float,
+    missing: Sequence[str],
+    file: Identity,
+    model: Identity,
+    *,
+    may_be_partial: bool,
 ) -> str:
     """Say that much of the backbone is not in the file.
 
@@ -70,11 +102,13 @@ def too_few(
         missing: names of the others.
         file: what the weights are.
         model: what the recipe made.
+        may_be_partial: whether less would do, as it does in training.
     """
+    other_way = ", or allow it with --allow-partial" if may_be_partial else ""
     return (
         f"{path}: only {share:.0%} of the backbone's tensors are in the file; missing, for "
         f"example, {', '.join(missing[:3])} ({file} in the file, {model} in the model); "
-        f"{size_advice(file, model)}, or allow it with --allow-partial"
+        f"{size_advice(file, model)}{other_way}"
     )
 
 
