@@ -161,6 +161,13 @@ def test_arrays_of_zeros_do_not_unfold(tmp_path: Path, monkeypatch: pytest.Monke
         read_weights_file(path)
 
 
+def test_what_is_only_a_value_cannot_be_called(tmp_path: Path) -> None:
+    path = tmp_path / "call.pkl"
+    path.write_bytes(b"\x80\x04}X\x01\x00\x00\x00acnumpy\nfloat32\n\x8c\x011\x85Rs.")
+    with pytest.raises(WeightsError, match=r"asks for the .* `numpy\.float32\(\.\.\.\)`"):
+        read_weights_file(path)
+
+
 def test_steps_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "long.pkl"
     path.write_bytes(b"\x80\x02" + b"N0" * 1000 + b"}.")

@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import datetime
+import gzip
 import io
 import os
 import pickle
+import random
 import tarfile
 import tempfile
 import zipfile
-from collections import OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +37,9 @@ ARRAYS = {
     "empty": np.zeros((0, 4)),
     "scalar": np.array(3),
 }
+
+
+TENSORS_IN = ("module", "optimizer", "torch_rng", "dino_loss")
 
 
 class Call:
@@ -92,6 +98,57 @@ def test_training_files_with_settings_and_numpy_values(zipped: bool, tmp_path: P
     assert loaded["epoch"] == 3
     assert loaded["history"].tolist() == [0, 1, 2]
     assert torch.equal(loaded["model"]["weight"], content["model"]["weight"])
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
+def test_all_that_training_scripts_keep_is_read(form: str, tmp_path: Path) -> None:
+    """As MAE, DeiT, BEiT, DINO, iBOT and DeepSpeed save it, and what people add."""
+    path = tmp_path / "checkpoint.pth"
+    linear = torch.nn.Linear(3, 4)
+    optimizer = torch.optim.AdamW(linear.parameters(), lr=np.float64(1e-3))
+    linear(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    arguments = argparse.Namespace(
+        lr=0.1, output_dir=Path("/data/run"), device=torch.device("cuda", 1), dtype=torch.float16,
+        betas=(0.9, 0.95), nested=argparse.Namespace(blr=np.float32(0.5)), names={"a"}, clip=None,
+    )  # fmt: skip
+    content = {
+        "module": OrderedDict(linear.state_dict()),
+        "optimizer": optimizer.state_dict(),
+        "lr_scheduler": {"milestones": Counter([3, 3]), "groups": defaultdict(list, a=[1])},
+        "scaler": torch.amp.GradScaler("cpu").state_dict(),
+        "args": arguments,
+        "epoch": np.int64(7),
+        "max_accuracy": np.float64(81.5),
+        "numpy_rng": np.random.get_state(),
+        "python_rng": random.getstate(),
+        "torch_rng": torch.get_rng_state(),
+        "started": datetime.datetime(2026, 1, 2, 3, 4, 5),
+        "took": datetime.timedelta(hours=3),
+        "param_shapes": [OrderedDict(weight=torch.Size([4, 3]))],
+        "csr_tensor_module_names": set(),
+        "dino_loss": OrderedDict(center=torch.zeros(1, 8)),
+    }
+    if form == "pickle":
+        content = {k: v for k, v in content.items() if k not in TENSORS_IN}
+        path.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
+    loaded = read_weights_file(path)
+    assert list(loaded) == list(content)
+    assert loaded["args"] == {
+        "lr": 0.1, "output_dir": "/data/run", "device": "cuda:1", "dtype": "torch.float16",
+        "betas": (0.9, 0.95), "nested": {"blr": 0.5}, "names": ["a"], "clip": None,
+    }  # fmt: skip
+    assert (loaded["epoch"], loaded["max_accuracy"]) == (7, 81.5)
+    assert loaded["numpy_rng"][1].tolist() == content["numpy_rng"][1].tolist()
+    assert loaded["python_rng"] == content["python_rng"]
+    assert loaded["started"] == "2026-01-02T03:04:05"
+    assert loaded["param_shapes"] == [{"weight": (4, 3)}]
+    if form != "pickle":
+        assert torch.equal(loaded["module"]["weight"], linear.weight)
+        moment = loaded["optimizer"]["state"][0]["exp_avg"]
+        assert torch.equal(moment, optimizer.state_dict()["state"][0]["exp_avg"])
 
 
 def nn_state() -> dict[str, torch.Tensor]:
@@ -194,24 +251,62 @@ def test_any_program_ends_in_data_or_a_weights_error(tail: bytes) -> None:
             assert isinstance(read_weights_file(path), dict)
 
 
+def zip_of(records: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in records.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+ENDINGS = (".pth", ".pth.tar", ".pt", ".bin", ".pkl", ".npz", ".safetensors")
 FAKES = {
     "empty": (b"", "it is empty"),
     "web page": (b"\n<!DOCTYPE html><html><body>403 Forbidden</body></html>", "web page"),
     "xml": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "web page"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n", "git lfs pull"),
     "json": (b'{"model": 1}', "JSON"),
-    "text": (b"hello", "b'hello'"),
+    "index": (b'{"metadata": {"total_size": 9}, "weight_map": {}}', "join the files"),
+    "text": (b"404: Not\nFound", "it is a text, '404: Not Found'"),
+    "zeros": (bytes(5000), "zeros only"),
+    "bytes": (b"\x07\x00\x01\x02\xff", r"begins with b'.x07"),
+    "gzip": (gzip.compress(b"a"), "compressed with gzip"),
+    "bzip2": (b"BZh91AY", "compressed with bzip2"),
+    "7z": (b"7z\xbc\xaf\x27\x1c", "7z archive"),
+    "array": (b"\x93NUMPY\x01\x00", "a single numpy array"),
+    "keras": (b"\x89HDF\r\n\x1a\n", "HDF5"),
+    "picture": (b"\xff\xd8\xff\xe0", "a picture"),
+    "empty archive": (zip_of({}), "empty zip archive"),
+    "document": (zip_of({"[Content_Types].xml": b"<Types/>"}), "an Office document"),
+    "packed weights": (zip_of({"model.pth": b"PK"}), r"in it: model\.pth\); unpack it"),
+    "cut archive": (zip_of({"a/data.pkl": b"N."})[:40], "list of its parts, .* is missing"),
+    "cut safetensors": (b"\x60\x00\x00\x00\x00\x00\x00\x00{", "cut off: .* 9 bytes, .* has 96"),
+    "cut pickle": (b"\x80\x04X\xff\x00\x00\x00a", "cut off, damaged, or no pickle of weights"),
 }
 
 
 @pytest.mark.parametrize("name", FAKES)
 def test_fakes_are_recognised(name: str, tmp_path: Path) -> None:
     content, message = FAKES[name]
-    path = tmp_path / "weights.pth"
-    path.write_bytes(content)
-    with pytest.raises(WeightsError, match=message) as caught:
-        read_weights_file(path)
-    assert "weights_only" not in str(caught.value)
+    told = set()
+    for ending in ENDINGS:
+        path = tmp_path / f"weights{ending}"
+        path.write_bytes(content)
+        with pytest.raises(WeightsError, match=message) as caught:
+            read_weights_file(path)
+        assert "weights_only" not in str(caught.value)
+        told.add(str(caught.value).removeprefix(str(path)))
+    assert len(told) == 1, "the content decides, not the name"
+
+
+def test_every_fake_has_a_sentence_of_its_own() -> None:
+    assert len({message for _, message in FAKES.values()}) == len(FAKES) - 1  # pages: HTML and XML
+
+
+def test_no_more_is_read_than_there_is() -> None:
+    for read in (lambda file: file.read(5), lambda file: file.readinto(bytearray(5))):
+        with pytest.raises(EOFError, match="in the middle of a value"):
+            read(safe_pickle.BoundedFile(io.BytesIO(b"abcdef"), 4))
 
 
 def test_tar_archives_and_missing_files_are_told(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ _OTHERS: tuple[tuple[bytes, str], ...] = (
 _ONNX = re.compile(rb"\x08[\x01-\x20](?:\x12.{1,40}|\x3a|\x1a|\x42)", re.DOTALL)
 # msgpack: a table of few entries whose first key is a short text.
 _MSGPACK = re.compile(rb"[\x81-\x8f][\xa1-\xbf][A-Za-z_]")
+_TEXT = re.compile(rb"[\t\n\r -~]+")
 # A saved model of TensorFlow: the version of its schema, then a graph.
 _TENSORFLOW = re.compile(rb"\x08\x01\x12..?.?.?\x0a", re.DOTALL)
 
@@ -112,7 +113,10 @@ def _describe_json(text: bytes) -> str:
             "them (transformers: save_pretrained with a large max_shard_size), and give the one "
             "that comes of it"
         )
-    return "it looks like JSON; give the weights beside it"
+    return (
+        "it looks like JSON, the settings beside the weights or the message of a server; give the "
+        "weights themselves"
+    )
 
 
 def _describe_binary(head: bytes) -> str:
@@ -122,6 +126,12 @@ def _describe_binary(head: bytes) -> str:
         return "it looks like an ONNX model, whose names are lost; give the checkpoint it is from"
     if _MSGPACK.match(head) or head[:1] in (b"\xde", b"\xdf"):
         return f"it looks like msgpack, as flax writes it; {_CONVERT}"
+    if _TEXT.fullmatch(head[:60]):
+        shown = " ".join(head[:60].decode("ascii").split())
+        return (
+            f"it is a text, {shown!r}, perhaps the message of a server it was downloaded from; get "
+            "the file itself"
+        )
     return (
         f"it begins with {head[:8]!r}; expected .safetensors, .pth, .npz or a .pkl of a model zoo "
         "(is the file damaged, or compressed?)"

@@ -62,8 +62,11 @@ def read_directory(path: str | os.PathLike[str], file: BinaryIO) -> dict[str, Re
         _check_places(records, size)
     # A hostile or damaged directory can fail in any way.
     except Exception as error:
+        reason = str(error)[:200] or type(error).__name__
+        if "not a zip file" in reason:
+            reason = "the list of its parts, which is its end, is missing"
         raise WeightsError(
-            f"{path}: cut off or damaged ({str(error)[:200]}); get the file again, and compare its "
+            f"{path}: cut off or damaged ({reason}); get the file again, and compare its "
             "size and checksum with the source's"
         ) from None
     return {record.name: record for record in records}
