@@ -61,12 +61,14 @@ def _long_names() -> bytes:
     return archive({**records, **script, data: program})
 
 
-def _safetensors(header: bytes | dict[str, Any], body: bytes = b"aaaa") -> bytes:
+def safetensors(header: bytes | dict[str, Any], body: bytes = b"aaaa") -> bytes:
+    """A file with any header."""
     data = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(data)) + data + body
 
 
-def _entry(shape: list[int], stop: int) -> dict[str, Any]:
+def entry(shape: list[int], stop: int) -> dict[str, Any]:
+    """A tensor in the header."""
     return {"dtype": "F32", "shape": shape, "data_offsets": [0, stop]}
 
 
@@ -113,11 +115,11 @@ BOMBS = {
     + _dtype("S1") + b"\x89C\x00tba.",
     "modules with long names": _long_names(),
     "pickle in an archive": inside(_device(TOWER), "zip"),
-    "safetensors of many axes": _safetensors({"a": _entry([2**59] * 300_000, 4)}),
-    "safetensors of terabytes": _safetensors({"a": _entry([2**40], 2**42)}),
+    "safetensors of many axes": safetensors({"a": entry([2**59] * 300_000, 4)}),
+    "safetensors of terabytes": safetensors({"a": entry([2**40], 2**42)}),
     "safetensors with a long header": struct.pack("<Q", 2**63) + b"{}",
-    "safetensors in safetensors": _safetensors(b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
-    "safetensors of many digits": _safetensors(b'{"a":{"shape":[' + b"9" * 10**6 + b"]}}"),
+    "safetensors in safetensors": safetensors(b'{"a":' * 100_000 + b"1" + b"}" * 100_000),
+    "safetensors of many digits": safetensors(b'{"a":{"shape":[' + b"9" * 10**6 + b"]}}"),
     "npz of terabytes": npz((2**40,)),
     "npz without end": npz((2**62, 0)),
     "npz with a dictionary": npz((1,), b"aaaa", how=zipfile.ZIP_LZMA),

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from tests.checks.bombs import BOMBS, npz
+from tests.checks.bombs import BOMBS, entry, npz, safetensors
 from tests.checks.hostile_pickles import attacks, fuzzed, inside
 from vitdet_d2.checks import npz_file, safe_pickle, torch_file
 from vitdet_d2.checks.weights_file import read_weights_file
@@ -166,6 +166,15 @@ def test_what_is_only_a_value_cannot_be_called(tmp_path: Path) -> None:
     path.write_bytes(b"\x80\x04}X\x01\x00\x00\x00acnumpy\nfloat32\n\x8c\x011\x85Rs.")
     with pytest.raises(WeightsError, match=r"asks for the .* `numpy\.float32\(\.\.\.\)`"):
         read_weights_file(path)
+
+
+def test_tensors_have_few_axes(tmp_path: Path) -> None:
+    # The product of three hundred thousand numbers takes a minute.
+    path = tmp_path / "bomb.safetensors"
+    for count, message in ((64, "is not where the header says"), (65, "has an impossible shape")):
+        path.write_bytes(safetensors({"a": entry([2] * count, 4)}))
+        with pytest.raises(WeightsError, match=message):
+            read_weights_file(path)
 
 
 def test_steps_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

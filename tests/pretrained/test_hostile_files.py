@@ -77,15 +77,17 @@ FILES = ["mae", "beit_finetuned", "google", "dinov3", "eva02_finetuned_small", "
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("name", FILES)
 def test_any_tensor_of_another_shape_ends_in_a_clear_error(name: str, change: str) -> None:
+    source = "deit3" if name == "deit3" else None  # its keys alone do not tell
     made = golden.load_golden(name)
     state = made.state()
-    model = ViT(**{"num_heads": 3, **vit_options(state), "img_size": made.image.shape[-1]})
+    options = vit_options(state, source=source)
+    model = ViT(**{"num_heads": 3, **options, "img_size": made.image.shape[-1]})
     refused = []
     for key in [key for key in state if ".1." not in key and "block_1" not in key]:
         content = {**state, key: CHANGES[change](state[key])}
         # Anything but a report or this error fails the test.
         try:
-            load(model, "x.pth", content=content)
+            load(model, "x.pth", source=source, content=content)
         except WeightsError as error:
             refused.append(str(error))
     assert len(refused) > 3, "most tensors are read, and must fit"
@@ -96,10 +98,11 @@ def test_any_tensor_of_another_shape_ends_in_a_clear_error(name: str, change: st
 def test_a_scale_of_one_number_is_not_spread_over_all(layer_scale: Any) -> None:
     made = golden.load_golden("deit3")
     state = made.state()
-    model = ViT(**{"num_heads": 3, **vit_options(state), "img_size": made.image.shape[-1]})
+    options = vit_options(state, source="deit3")
+    model = ViT(**{"num_heads": 3, **options, "img_size": made.image.shape[-1]})
     state["blocks.0.gamma_1"] = torch.ones(1)
     with pytest.raises(WeightsError, match=r"blocks\.0\.ls1\.gamma has 1 numbers for the 24 rows"):
-        load(model, "x.pth", content=state, layer_scale=layer_scale)
+        load(model, "x.pth", source="deit3", content=state, layer_scale=layer_scale)
 
 
 NESTS = {
