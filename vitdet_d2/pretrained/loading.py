@@ -145,26 +145,9 @@ def load(
         file = encoder_within(file, names) or file
     if file.is_detector or prefix is None or _has_names_of(prefix, file):
         report = _load_detector(path, model, own, file, choices)
-        if source is not None:
-            report = _with_lines(report, "", f"source={source} has no effect on a whole detector")
     else:
         report = _load_encoder(path, model, own, prefix, file, choices)
-    report = dataclasses.replace(
-        report,
-        thing_classes=_class_names(content),
-        wrappers=file.wrappers,
-        unused=file.unused,
-    )
-    saved = saved_statistics(content.get("vitdet_d2"))
-    if report.kind == "detector" and saved is not None:
-        lines = carry_normalisation(model, saved, keep=normalisation == "recipe")
-        report = _with_lines(report, *lines)
-    if empty := empty_buffers(model):
-        alert = (
-            f"the model was built on the meta device, and no file has its buffers "
-            f"{', '.join(empty[:3])}; build it on the CPU, or its backbone alone on the meta device"
-        )
-        report = _with_lines(report, "", alert)
+    report = _completed(report, model, file, content, choices, source)
     for line in report.lines():
         logger.info(line)
     for line in report.warnings():
@@ -183,6 +166,36 @@ def _unwrapped_model(model: nn.Module) -> nn.Module:
             model = model.module
         else:
             return model
+
+
+def _completed(
+    report: LoadReport,
+    model: nn.Module,
+    file: Unwrapped,
+    content: Mapping[str, Any],
+    choices: _Choices,
+    source: str | None,
+) -> LoadReport:
+    """Add what the file says beside its weights, and carry its statistics over."""
+    report = dataclasses.replace(
+        report,
+        thing_classes=_class_names(content),
+        wrappers=file.wrappers,
+        unused=file.unused,
+    )
+    if report.kind == "detector" and source is not None:
+        report = _with_lines(report, "", f"source={source} has no effect on a whole detector")
+    saved = saved_statistics(content.get("vitdet_d2"))
+    if report.kind == "detector" and saved is not None:
+        lines = carry_normalisation(model, saved, keep=choices.normalisation == "recipe")
+        report = _with_lines(report, *lines)
+    if empty := empty_buffers(model):
+        alert = (
+            f"the model was built on the meta device, and no file has its buffers "
+            f"{', '.join(empty[:3])}; build it on the CPU, or its backbone alone on the meta device"
+        )
+        report = _with_lines(report, "", alert)
+    return report
 
 
 def _with_lines(report: LoadReport, note: str, alert: str) -> LoadReport:
