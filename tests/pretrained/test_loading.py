@@ -230,6 +230,18 @@ def test_a_file_deeper_than_the_model_is_refused_even_in_part(save: Callable[[An
     assert all(".blocks.1." in name for name in report.missing)
 
 
+def test_perceptrons_of_another_width_are_refused(save: Callable[[Any], str]) -> None:
+    def model(ratio: float) -> ViT:
+        return ViT(img_size=64, embed_dim=32, depth=2, num_heads=2, mlp_ratio=ratio)
+
+    path = save({**model(2.0).state_dict(), "cls_token": torch.ones(1, 1, 32)})
+    with pytest.raises(
+        WeightsError,
+        match=r"6 backbone tensors .* blocks\.0\.mlp\.fc1\.weight \(64, 32\) for \(128, 32\)",
+    ):
+        load(model(4.0), path)
+
+
 @pytest.mark.parametrize("kind", ["encoder", "detector"])
 @pytest.mark.parametrize("strict_heads", [False, True])
 def test_partial_weights_are_offered_only_where_they_help(
