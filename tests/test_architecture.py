@@ -19,7 +19,7 @@ BUNDLED = RUNTIME / "bundled" / "detectron2"
 
 # A module imports from its own layer and from those above it in this list.
 LAYERS = [
-    ("errors", "progress_bar", "checks", "geometry"),
+    ("errors", "progress_bar", "atomic_write", "checks", "geometry"),
     ("runtime",),
     ("layers",),
     ("backbones", "necks", "heads"),

@@ -26,7 +26,7 @@ MAX_HEADER_BYTES = 100_000_000
 _MAX_TENSORS = 200_000
 _MAX_AXES = 64
 
-_DTYPES = {
+DTYPES = {
     "BOOL": torch.bool,
     "U8": torch.uint8,
     "I8": torch.int8,
@@ -88,7 +88,7 @@ def _read(file: BinaryIO) -> dict[str, Any]:
     data, end = 8 + header_size, 0
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         dtype, shape, (start, stop) = (
-            _DTYPES.get(entry["dtype"]),
+            DTYPES.get(entry["dtype"]),
             entry["shape"],
             entry["data_offsets"],
         )

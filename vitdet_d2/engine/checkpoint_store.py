@@ -27,7 +27,7 @@ from typing import IO, Any, cast
 import torch
 from torch import Tensor
 
-from vitdet_d2.engine.atomic_write import atomic_write, leftovers, sync_folder
+from vitdet_d2.atomic_write import atomic_write, leftovers, sync_folder
 from vitdet_d2.engine.manifest import FINAL, Record, is_checkpoint, read_manifest, reject
 from vitdet_d2.errors import UserError, WeightsError
 

@@ -3,23 +3,21 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
-import torch
-from safetensors.torch import save as to_safetensors
-from torch import Tensor
-
-import vitdet_d2
+from vitdet_d2.backbones import ViT
 from vitdet_d2.engine.arguments import OneLineParser
-from vitdet_d2.engine.atomic_write import HashingFile, atomic_write
 from vitdet_d2.errors import RecipeError
-from vitdet_d2.pretrained.conversion import Converted, Layout, convert_weights
+from vitdet_d2.pretrained.conversion import Converted, Layout, convert
+from vitdet_d2.pretrained.reader import strip_query
+from vitdet_d2.pretrained.write import ENDINGS, Written, write_weights
 
-ENDINGS = (".safetensors", ".pth", ".pkl")
+# Shown also where they are the defaults.
+_SIZES = ("patch_size", "embed_dim", "depth", "num_heads", "pretrain_img_size")
 
 
 def main(argv: Sequence[str], prog: str) -> None:
@@ -38,34 +36,25 @@ def main(argv: Sequence[str], prog: str) -> None:
     add("output", metavar="OUT", type=Path, help="file to write: .safetensors, .pth or .pkl")
     add("--to", choices=["vitdet", "detectron2"], help="unset: detectron2 for .pkl, else vitdet")
     add("--source", metavar="NAME", help="what they are, where their keys cannot tell it")
-    add("--layer-scale", choices=["keep", "fold"], default="keep")
-    add("--patch-size", type=int, metavar="P", help="resize the patch embedding")
-    add("--patch-resize", choices=["pinv", "bicubic"], default="pinv")
+    add("--layer-scale", choices=["keep", "fold"], default="keep", help="as the file, or folded")
+    add("--patch-size", type=int, metavar="P", help="resize the kernel of the patch embedding")
+    add("--patch-resize", choices=["pinv", "bicubic"], default="pinv", help="how; default: pinv")
     add("--overwrite", action="store_true", help="replace OUT")
     add("--json", action="store_true", help="as JSON")
     add("--debug", action="store_true", help="show tracebacks")
     parsed = parser.parse_args(list(argv))
     _check_output(parsed.weights, parsed.output, overwrite=parsed.overwrite)
     to: Layout = parsed.to or ("detectron2" if parsed.output.suffix == ".pkl" else "vitdet")
-    converted = convert_weights(
+    converted = convert(
         parsed.weights, to=to, source=parsed.source, layer_scale=parsed.layer_scale,
         patch_size=parsed.patch_size, patch_resize=parsed.patch_resize,
     )  # fmt: skip
-    with atomic_write(parsed.output) as file:
-        _write(file, parsed.output.suffix, converted)
-    facts = {
-        "output": str(parsed.output), "to": to, "origin": converted.origin, "how": converted.how,
-        "tensors": len(converted.tensors), "folded": converted.folded,
-        "dropped": list(converted.dropped), "bytes": file.num_bytes, "sha256": file.sha256,
-    }  # fmt: skip
+    written = write_weights(parsed.output, converted.tensors, converted.entry)
     if parsed.json:
-        print(json.dumps(facts, indent=1))
+        print(json.dumps(_facts(parsed.output, converted, written), indent=1))
         return
-    print(f"{parsed.weights}: {converted.origin}, {converted.how}")
-    print(
-        f"{parsed.output}: {len(converted.tensors)} tensors for {to}, {converted.folded} factors "
-        f"folded, {len(converted.dropped)} keys of no use dropped; sha256 {file.sha256}"
-    )
+    for line in _lines(parsed.weights, parsed.output, converted, written):
+        print(line)
 
 
 def _check_output(weights: str, output: Path, *, overwrite: bool) -> None:
@@ -78,31 +67,65 @@ def _check_output(weights: str, output: Path, *, overwrite: bool) -> None:
         raise RecipeError(f"{output}: expected an ending of {', '.join(ENDINGS)}")
     if not output.parent.is_dir():
         raise RecipeError(f"{output.parent} is no folder; make it first")
-    if output.exists() and Path(weights).exists() and output.samefile(weights):
+    if output.is_dir():
+        raise RecipeError(f"{output} is a folder; name a file")
+    source = Path(strip_query(weights))
+    if output.exists() and source.exists() and output.samefile(source):
         raise RecipeError(f"{output} is the file to read; name another one")
     if output.exists() and not overwrite:
         raise RecipeError(f"{output} is there already; replace it with --overwrite")
 
 
-def _write(file: HashingFile, ending: str, converted: Converted) -> None:
-    tensors = {name: _own(value) for name, value in converted.tensors.items()}
-    if ending == ".safetensors":
-        file.write(to_safetensors(tensors, metadata=converted.metadata or None))
-        return
-    content: dict[str, Any] = {"model": tensors}
-    if converted.metadata:
-        content["__metadata__"] = converted.metadata
-    if ending == ".pth":
-        torch.save(content, cast("IO[bytes]", file))
-        return
-    content["model"] = {name: value.float().numpy() for name, value in tensors.items()}
-    content["__author__"] = f"vitdet_d2 {vitdet_d2.__version__}"
-    content["matching_heuristics"] = False
-    pickle.dump(content, cast("IO[bytes]", file), protocol=4)
+def _facts(output: Path, converted: Converted, written: Written) -> dict[str, Any]:
+    options = converted.vit_options
+    return {
+        "output": str(output), "to": converted.to, "kind": converted.kind,
+        "origin": converted.origin, "how": converted.how, "tensors": len(converted.tensors),
+        "folded": converted.folded, "dropped": list(converted.dropped),
+        "notes": list(converted.notes), "bytes": written.num_bytes, "sha256": written.sha256,
+        "vit_options": None if options is None else _overrides(options),
+    }  # fmt: skip
 
 
-def _own(value: Tensor) -> Tensor:
-    """Return a tensor that shares its memory with no other."""
-    value = value.contiguous()
-    alone = value.untyped_storage().nbytes() == value.numel() * value.element_size()
-    return value if alone else value.clone()
+def _lines(weights: str, output: Path, converted: Converted, written: Written) -> list[str]:
+    folded = f", {converted.folded} factors of LayerScale folded" if converted.folded else ""
+    dropped = f", {len(converted.dropped)} keys left out" if converted.dropped else ""
+    lines = [
+        f"{weights}: {converted.origin}, {converted.how}",
+        f"{output}: {len(converted.tensors)} tensors for {converted.to}{folded}{dropped}; "
+        f"{written.num_bytes} bytes, sha256 {written.sha256}",
+        *converted.notes,
+    ]
+    if converted.kind == "detector":
+        return [*lines, f"kept with it: {_kept(converted.entry)}"]
+    assert converted.vit_options is not None, "of an encoder"
+    options = {
+        name: value
+        for name, value in _overrides(converted.vit_options).items()
+        if name in _SIZES or value != _default(name)
+    }
+    shown = " ".join(f"{name}={value}" for name, value in options.items())
+    whose = "Detectron2's ViT" if converted.to == "detectron2" else "ViT"
+    return [*lines, f"arguments of the {whose} that takes it: {shown}"]
+
+
+def _kept(entry: Mapping[str, Any]) -> str:
+    names = entry.get("thing_classes")
+    kept = [
+        f"{len(names)} class names" if names else "",
+        "its recipe" if entry.get("recipe") else "",
+        "its pixel statistics" if "pixel_mean" in entry else "",
+    ]
+    return ", ".join(filter(None, kept)) or "nothing, as the file says nothing of itself"
+
+
+def _overrides(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments of a ViT by the names that they have in recipes, as plain values."""
+    named = {name: value for name, value in options.items() if name != "norm_layer"}
+    return {**named, "norm_layer.eps": options["norm_layer"].keywords["eps"]}
+
+
+def _default(name: str) -> Any:
+    """Return the default of an argument of the ViT; None: it has none of this name."""
+    parameter = inspect.signature(ViT.__init__).parameters.get(name)
+    return None if parameter is None else parameter.default

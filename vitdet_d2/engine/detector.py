@@ -32,6 +32,7 @@ from vitdet_d2.engine.recipes import complete, load_recipe
 from vitdet_d2.engine.settings import read_settings
 from vitdet_d2.errors import RecipeError, WeightsError
 from vitdet_d2.pretrained import load
+from vitdet_d2.pretrained.entry import read_entry
 from vitdet_d2.pretrained.reader import read_weights
 from vitdet_d2.zoo import find, for_inference, get_config
 
@@ -90,8 +91,7 @@ def load_detector(
         _check_recipe(cfg)  # before a large file is read
     source = _checkpoint_of(os.fspath(weights))
     content = read_weights(source)
-    saved = content.get("vitdet_d2")
-    saved = saved if isinstance(saved, dict) else None
+    saved = read_entry(source, content)
     if cfg is None:
         cfg = _saved_recipe(source, saved)
         apply_overrides(cfg, overrides)
@@ -137,8 +137,7 @@ def assemble(
     """
     model = instantiate(for_inference(cfg.model)).to(device).eval()
     load(model, weights, strict_heads=True, content=content)
-    saved = content.get("vitdet_d2")
-    classes = find_classes(cfg, saved if isinstance(saved, dict) else None, num_classes_of(model))
+    classes = find_classes(cfg, read_entry(weights, content), num_classes_of(model))
     return Detector(
         model=model,
         augmentations=[instantiate(node) for node in _augmentations(cfg)],

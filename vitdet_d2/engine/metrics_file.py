@@ -7,7 +7,7 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-from vitdet_d2.engine.atomic_write import atomic_write
+from vitdet_d2.atomic_write import atomic_write
 
 METRICS_FILE = "metrics.json"
 

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 import vitdet_d2
 from vitdet_d2 import runtime
+from vitdet_d2.atomic_write import atomic_write
 from vitdet_d2.data.image_file import UprightImage, read_upright
 from vitdet_d2.data.image_paths import FoundImages, find_images
-from vitdet_d2.engine.atomic_write import atomic_write
 from vitdet_d2.engine.detector import Detector, load_detector, load_released
 from vitdet_d2.engine.predict_arguments import PredictArguments
 from vitdet_d2.engine.predictor import Predictor

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from vitdet_d2.engine.atomic_write import atomic_write
+from vitdet_d2.atomic_write import atomic_write
 from vitdet_d2.engine.overrides import apply_overrides, given_keys
 from vitdet_d2.engine.recipe_json import decode, from_json, to_json
 from vitdet_d2.errors import RecipeError

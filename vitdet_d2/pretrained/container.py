@@ -11,14 +11,15 @@ Vocabulary:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from vitdet_d2.checks.safetensors_file import METADATA
 from vitdet_d2.errors import WeightsError
+from vitdet_d2.pretrained.entry import raw_entry
 
-METADATA = "__metadata__"
 # Honest files have at most three.
 _MAX_WRAPPERS = 10
 
@@ -82,7 +83,7 @@ class Unwrapped:
             dict after the prefix of a wrapped model.
         unused: other weights in the file, by the wrapper that holds them.
         siblings: all other keys beside the wrappers; they tell whose training script wrote them.
-        metadata: texts that a ``.safetensors`` file carries.
+        entry: what a file of ours says of itself, unchecked; None: nothing.
         is_detector: the names are those of a whole Detectron2 model.
     """
 
@@ -91,7 +92,7 @@ class Unwrapped:
     beside: tuple[str, ...] = ()
     unused: tuple[str, ...] = ()
     siblings: tuple[str, ...] = ()
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    entry: Any = None
     is_detector: bool = False
 
 
@@ -105,7 +106,7 @@ def unwrap(path: str, content: Mapping[str, Any]) -> Unwrapped:
     Raises:
         WeightsError: there are no tensors, or other things among them.
     """
-    metadata = _texts(content.get(METADATA))
+    entry = raw_entry(content)
     state: Any = {key: value for key, value in content.items() if key != METADATA}
     wrappers: list[str] = []
     unused: list[str] = []
@@ -122,8 +123,8 @@ def unwrap(path: str, content: Mapping[str, Any]) -> Unwrapped:
             wrappers.append(wrapped)
     if _is_detector(state):
         return Unwrapped(
-            state=state, wrappers=tuple(wrappers), unused=tuple(unused), metadata=metadata,
-            is_detector=True,
+            state=state, wrappers=tuple(wrappers), unused=tuple(unused),
+            siblings=tuple(siblings), entry=entry, is_detector=True,
         )  # fmt: skip
     beside: list[str] = []
     while (prefix := _encoder_prefix(state)) is not None:
@@ -132,15 +133,8 @@ def unwrap(path: str, content: Mapping[str, Any]) -> Unwrapped:
         wrappers.append(prefix)
     return Unwrapped(
         state=state, wrappers=tuple(wrappers), beside=tuple(beside), unused=tuple(unused),
-        siblings=tuple(siblings), metadata=metadata,
+        siblings=tuple(siblings), entry=entry,
     )  # fmt: skip
-
-
-def _texts(metadata: Any) -> Mapping[str, str]:
-    """Return the texts that a file carries; files of other formats may have anything there."""
-    if not isinstance(metadata, dict):
-        return {}
-    return {k: v for k, v in metadata.items() if isinstance(k, str) and isinstance(v, str)}
 
 
 def _wrapper_of(state: Any) -> str | None:

@@ -1,74 +1,124 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encoders that we converted: our names, and the facts of their source as texts beside them."""
+"""Encoders that we converted: in our names, with the facts of their source as the entry."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
+import vitdet_d2
+from vitdet_d2.errors import WeightsError
 from vitdet_d2.pretrained.container import Unwrapped
-from vitdet_d2.pretrained.encoder import Encoder
+from vitdet_d2.pretrained.encoder import BLOCK_BIAS, POSITIONS, SHARED_BIAS, STEM, Encoder
+from vitdet_d2.pretrained.entry import SCHEMA, checked_entry, is_encoder
+from vitdet_d2.pretrained.key_table import KeyTable
 from vitdet_d2.pretrained.normalisation import Normalisation
 from vitdet_d2.pretrained.source import Needs, Source
+from vitdet_d2.pretrained.sources.plain import ENCODER, OWN
 
-# Metadata of .safetensors are texts by name; ours are one JSON text, under this name.
-KEY = "vitdet_d2"
+# Every name that an encoder can have after its conversion.
+_CANONICAL: KeyTable = {
+    **ENCODER,
+    **OWN,
+    SHARED_BIAS: SHARED_BIAS,
+    f"blocks.{{n}}.{BLOCK_BIAS}": f"blocks.{{n}}.{BLOCK_BIAS}",
+}
 
 
-def describe(encoder: Encoder) -> dict[str, str]:
-    """Return the facts of an encoder that its tensors do not show, as metadata.
+def describe(encoder: Encoder) -> dict[str, Any]:
+    """Return the facts of an encoder that its tensors do not show, as the entry of a file.
 
     Args:
         encoder: in our names.
     """
     statistics = encoder.normalisation
-    facts = {
-        "schema": 1,
+    return {
+        "schema": SCHEMA,
+        "written_by": written_by(),
         "source": encoder.source.name,
         "title": encoder.source.title,
         "num_prefix": encoder.num_prefix,
         "num_heads": encoder.num_heads,
         "needs": asdict(encoder.needs),
-        "normalisation": None if statistics is None else asdict(statistics),
+        "normalisation": None if statistics is None else _plain(statistics),
+        "patch_is_final": encoder.patch_is_final,
         "notes": list(encoder.notes),
     }
-    return {"format": "pt", KEY: json.dumps(facts)}
 
 
-def described_source(file: Unwrapped) -> Source | None:
+def written_by() -> str:
+    """Return what writes files here, with its version."""
+    return f"vitdet_d2 {vitdet_d2.__version__}"
+
+
+def described_source(path: str, file: Unwrapped) -> Source | None:
     """Return the source that a converted file says it is of; None: it says nothing.
 
     Args:
+        path: of the file, for messages.
         file: unwrapped.
+
+    Raises:
+        WeightsError: what it says is damaged, or contradicts its tensors.
     """
-    try:
-        facts = json.loads(file.metadata.get(KEY, "null"))
-        return None if facts is None else _source(file, facts)
-    except (ValueError, KeyError, TypeError):
+    entry = checked_entry(path, file.entry)
+    if entry is None or not is_encoder(entry):
         return None
-
-
-def _source(file: Unwrapped, facts: Mapping[str, object]) -> Source:
-    needs = Needs(**facts["needs"])  # type: ignore[arg-type]
-    found = facts["normalisation"]
-    statistics = None
-    if isinstance(found, dict):
-        statistics = Normalisation(
-            name=found["name"], mean=tuple(found["mean"]), std=tuple(found["std"])
-        )
-    stem = file.state["patch_embed.proj.weight"]
-    heads, prefix = facts["num_heads"], facts["num_prefix"]
-    notes = tuple(str(note) for note in facts["notes"])  # type: ignore[attr-defined]
+    _check_agreement(path, file, entry)
+    needs = Needs(**entry["needs"])
+    heads, prefix, final = entry["num_heads"], entry["num_prefix"], entry["patch_is_final"]
+    notes = tuple(entry["notes"])
     return Source(
-        name=str(facts["source"]),
-        title=str(facts["title"]),
+        name=entry["source"],
+        title=entry["title"],
         matches=lambda _: True,
-        table={"{rest}": "{rest}"},
-        normalisation=statistics,
-        num_prefix=lambda _: int(str(prefix)),
+        table=_CANONICAL,
+        normalisation=_normalisation(entry["normalisation"]),
+        num_prefix=lambda _: prefix,
         needs=lambda _: needs,
-        heads={} if heads is None else {stem.shape[0]: int(str(heads))},
+        heads={} if heads is None else {file.state[STEM].shape[0]: heads},
         notes=lambda _: notes,
+        patch_is_final=lambda _: final,
         evidence="what its conversion wrote into it",
     )
+
+
+def _check_agreement(path: str, file: Unwrapped, entry: Mapping[str, Any]) -> None:
+    """Refuse an entry that belongs to other tensors.
+
+    Raises:
+        WeightsError: it does.
+    """
+    stem, positions = file.state.get(STEM), file.state.get(POSITIONS)
+    problem = None
+    if stem is None or stem.dim() != 4:
+        problem = f"it is for an encoder in our names, and there is no kernel {STEM}"
+    elif entry["num_heads"] is not None and stem.shape[0] % entry["num_heads"]:
+        problem = f"num_heads is {entry['num_heads']}, for {stem.shape[0]} channels"
+    elif positions is not None and (
+        positions.dim() != 3 or positions.shape[1] <= entry["num_prefix"]
+    ):
+        shape = tuple(positions.shape)
+        problem = f"num_prefix is {entry['num_prefix']}, for positions {shape}"
+    if problem is not None:
+        raise WeightsError(
+            f"{path}: its entry 'vitdet_d2' is not of these tensors: {problem}; get the file "
+            "again, or convert it again"
+        )
+
+
+def _plain(statistics: Normalisation) -> dict[str, Any]:
+    return {
+        "name": statistics.name, "mean": list(statistics.mean), "std": list(statistics.std)
+    }  # fmt: skip
+
+
+def _normalisation(saved: Mapping[str, Any] | None) -> Normalisation | None:
+    if saved is None:
+        return None
+    red, green, blue = map(float, saved["mean"])
+    reds, greens, blues = map(float, saved["std"])
+    return Normalisation(
+        name=saved["name"], mean=(red, green, blue), std=(reds, greens, blues)
+    )  # fmt: skip

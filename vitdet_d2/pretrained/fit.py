@@ -93,7 +93,8 @@ def fit(
         WeightsError: positions that are no such grid, a bias of keys where the model has none, or
             a patch kernel that must not be resized.
     """
-    _check_kernel(path, encoder, model)
+    if STEM in model:
+        check_patch_size(path, encoder, tuple(model[STEM].shape[2:]), "the model")
     fitted = Fitted()
     tensors = dict(encoder.tensors)
     _place_layer_scale(tensors, model, layer_scale, fitted)
@@ -144,41 +145,58 @@ def lost_positions(encoder: Encoder, model: Mapping[str, Tensor], has_class_posi
     )
 
 
-def _check_kernel(path: str, encoder: Encoder, model: Mapping[str, Tensor]) -> None:
+def check_patch_size(path: str, encoder: Encoder, wanted: tuple[int, ...], taker: str) -> None:
     """Refuse to resize a kernel that was resized already.
 
+    Args:
+        path: of the file, for messages.
+        encoder: from the file.
+        wanted: sides of a patch in pixels.
+        taker: who wants it, for messages.
+
     Raises:
-        WeightsError: the model has another patch size.
+        WeightsError: it has another size, and must keep it.
     """
-    if encoder.patch_is_final is None or STEM not in model:
-        return
-    found, wanted = encoder.tensors[STEM].shape[2:], model[STEM].shape[2:]
-    if found != wanted:
+    found = tuple(encoder.tensors[STEM].shape[2:])
+    if encoder.patch_is_final is not None and found != wanted:
         raise WeightsError(
-            f"{path}: {STEM} has patches of {tuple(found)} pixels, the model {tuple(wanted)}: "
+            f"{path}: {STEM} has patches of {found} pixels, {taker} {wanted}: "
             f"{encoder.patch_is_final}"
         )
+
+
+def fold_factor(tensors: dict[str, Tensor], name: str) -> Tensor:
+    """Fold one factor of LayerScale into the layer before it, which takes its place.
+
+    ``x + g * (W h + b) = x + (g W) h + g b``.
+
+    Args:
+        tensors: changed in place; names may have any prefix.
+        name: of the factor, ``...ls1.gamma`` or ``...ls2.gamma``.
+
+    Returns:
+        The factor.
+    """
+    block, scale, _ = name.rsplit(".", 2)
+    gamma = tensors.pop(name)
+    for layer in _SCALED[scale]:
+        if f"{block}.{layer}.weight" in tensors:
+            weight = tensors[f"{block}.{layer}.weight"]
+            tensors[f"{block}.{layer}.weight"] = _product(gamma[:, None], weight)
+        if f"{block}.{layer}.bias" in tensors:
+            bias = tensors[f"{block}.{layer}.bias"]
+            tensors[f"{block}.{layer}.bias"] = _product(gamma, bias)
+    return gamma
 
 
 def _place_layer_scale(
     tensors: dict[str, Tensor], model: Mapping[str, Tensor], mode: LayerScale, fitted: Fitted
 ) -> None:
-    """Fold the factors into the layers before them, where the model has none, or if asked to.
-
-    ``x + g * (W h + b) = x + (g W) h + g b``.
-    """
+    """Fold the factors into the layers before them, where the model has none, or if asked to."""
     for name in [name for name in tensors if name.endswith(".gamma")]:
         if mode != "fold" and name in model:
             continue
-        block, scale, _ = name.rsplit(".", 2)
-        gamma = tensors.pop(name)
-        for layer in _SCALED[scale]:
-            if f"{block}.{layer}.weight" in tensors:
-                weight = tensors[f"{block}.{layer}.weight"]
-                tensors[f"{block}.{layer}.weight"] = _product(gamma[:, None], weight)
-            if f"{block}.{layer}.bias" in tensors:
-                bias = tensors[f"{block}.{layer}.bias"]
-                tensors[f"{block}.{layer}.bias"] = _product(gamma, bias)
+        gamma = fold_factor(tensors, name)
         fitted.folded.append(name)
         if name in model:
             tensors[name] = torch.ones_like(gamma)

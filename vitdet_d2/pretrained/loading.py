@@ -22,6 +22,7 @@ from vitdet_d2.pretrained.assign import assign, empty_buffers
 from vitdet_d2.pretrained.container import Unwrapped, unwrap
 from vitdet_d2.pretrained.detector import match
 from vitdet_d2.pretrained.encoder import STEM, Encoder
+from vitdet_d2.pretrained.entry import checked_entry
 from vitdet_d2.pretrained.fit import Fitted, LayerScale, fit, lost_positions
 from vitdet_d2.pretrained.identity import Identity, identify
 from vitdet_d2.pretrained.model_statistics import carry_normalisation, saved_statistics
@@ -143,11 +144,13 @@ def load(
     if prefix is not None:
         names = {name.removeprefix(prefix) for name in own if name.startswith(prefix)}
         file = encoder_within(file, names) or file
+    entry = None
     if file.is_detector or prefix is None or _has_names_of(prefix, file):
+        entry = checked_entry(path, file.entry)
         report = _load_detector(path, model, own, file, choices)
     else:
         report = _load_encoder(path, model, own, prefix, file, choices)
-    report = _completed(report, model, file, content, choices, source)
+    report = _completed(report, model, file, entry, choices, source)
     for line in report.lines():
         logger.info(line)
     for line in report.warnings():
@@ -172,20 +175,21 @@ def _completed(
     report: LoadReport,
     model: nn.Module,
     file: Unwrapped,
-    content: Mapping[str, Any],
+    entry: Mapping[str, Any] | None,
     choices: _Choices,
     source: str | None,
 ) -> LoadReport:
     """Add what the file says beside its weights, and carry its statistics over."""
+    names = None if entry is None else entry.get("thing_classes")
     report = dataclasses.replace(
         report,
-        thing_classes=_class_names(content),
+        thing_classes=None if names is None else tuple(names),
         wrappers=file.wrappers,
         unused=file.unused,
     )
     if report.kind == "detector" and source is not None:
         report = _with_lines(report, "", f"source={source} has no effect on a whole detector")
-    saved = saved_statistics(content.get("vitdet_d2"))
+    saved = saved_statistics(entry)
     if report.kind == "detector" and saved is not None:
         lines = carry_normalisation(model, saved, keep=choices.normalisation == "recipe")
         report = _with_lines(report, *lines)
@@ -238,14 +242,6 @@ def _vit_prefix(model: Mapping[str, Tensor]) -> str | None:
 def _has_names_of(prefix: str, file: Unwrapped) -> bool:
     """Whether a file without a prefix has the names of a model that is more than its ViT."""
     return bool(prefix) and prefix + STEM in file.state
-
-
-def _class_names(content: Mapping[str, Any]) -> tuple[str, ...] | None:
-    ours = content.get("vitdet_d2")
-    names = ours.get("thing_classes") if isinstance(ours, dict) else None
-    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-        return None
-    return tuple(names)
 
 
 # ------------------------------------------------------------------------------------ an encoder

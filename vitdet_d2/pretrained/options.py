@@ -42,10 +42,15 @@ def vit_options(
     file = encoder_within(file) or file
     if file.is_detector:
         raise WeightsError(f"{path}: a whole detector; take the recipe that it was trained with")
-    return _arguments(encoder_of(path, file, source))
+    return arguments_of(encoder_of(path, file, source))
 
 
-def _arguments(encoder: Encoder) -> dict[str, Any]:
+def arguments_of(encoder: Encoder) -> dict[str, Any]:
+    """Return what `vit_options` does, of an encoder that was read already.
+
+    Args:
+        encoder: in our names.
+    """
     names = encoder.tensors
     options: dict[str, Any] = {
         "patch_size": encoder.patch_size,

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from vitdet_d2.backbones.option_checks import nearest
 from vitdet_d2.errors import RecipeError, UserError, WeightsError
 from vitdet_d2.pretrained.container import Unwrapped
@@ -11,6 +13,10 @@ from vitdet_d2.pretrained.encoder import Encoder, convert, named_after
 from vitdet_d2.pretrained.source import Source
 from vitdet_d2.pretrained.sources import SOURCES
 from vitdet_d2.pretrained.sources.unsupported import reason_against
+
+_ENTRY_IS_IGNORED = (
+    "what its conversion noted in the file is damaged, and is not used: the source is named"
+)
 
 
 def encoder_of(path: str, file: Unwrapped, source: str | None = None) -> Encoder:
@@ -23,7 +29,8 @@ def encoder_of(path: str, file: Unwrapped, source: str | None = None) -> Encoder
 
     Raises:
         RecipeError: there is no source of that name.
-        WeightsError: the file is of no source, of another one, or cannot be used.
+        WeightsError: the file is of no source, of another one, or cannot be used; or what a
+            conversion noted in it is damaged, and no source is named.
         UserError: one of these.
     """
     try:
@@ -40,7 +47,13 @@ def encoder_of(path: str, file: Unwrapped, source: str | None = None) -> Encoder
 
 
 def _encoder_of(path: str, file: Unwrapped, source: str | None) -> Encoder:
-    described = described_source(file)
+    try:
+        described = described_source(path, file)
+    except WeightsError:
+        if source is None:
+            raise
+        encoder = _encoder_of(path, dataclasses.replace(file, entry=None), source)
+        return dataclasses.replace(encoder, notes=(*encoder.notes, _ENTRY_IS_IGNORED))
     reason = None if described else reason_against(file)
     if reason is not None:
         raise WeightsError(f"{path}: {reason}")

@@ -25,8 +25,7 @@ from tests.pretrained.golden import (
     save_training_file,
 )
 from vitdet_d2.errors import WeightsError
-from vitdet_d2.pretrained import load, vit_options
-from vitdet_d2.pretrained.conversion import convert_weights
+from vitdet_d2.pretrained import convert, load, vit_options
 from vitdet_d2.pretrained.encoder import Encoder
 from vitdet_d2.pretrained.normalisation import CLIP, IMAGENET
 from vitdet_d2.pretrained.reader import read_weights
@@ -187,7 +186,7 @@ def test_detectors_in_names_of_eva_tell_the_options_of_their_vit(tmp_path: Path)
     torch.save({"model": _whole_detector("eva02_detector")}, tmp_path / "det.pth")
     options = vit_options(tmp_path / "det.pth")
     assert (options["rope"], options["mlp"]) == ("interleaved", "swiglu")
-    out = convert_weights(tmp_path / "det.pth", to="vitdet")
+    out = convert(tmp_path / "det.pth", to="vitdet")
     assert not any(name.startswith("roi_heads") for name in out.tensors)
 
 

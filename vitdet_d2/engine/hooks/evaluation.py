@@ -13,7 +13,7 @@ from detectron2.engine import HookBase
 from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 
-from vitdet_d2.engine.atomic_write import atomic_write
+from vitdet_d2.atomic_write import atomic_write
 
 
 class EvaluationHook(HookBase):
