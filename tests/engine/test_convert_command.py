@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from pathlib import Path
@@ -11,8 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.engine import tiny_detector
+from vitdet_d2.atomic_write import HashingFile
 from vitdet_d2.backbones import ViT
 from vitdet_d2.engine import cli
+from vitdet_d2.engine.detector import load_detector
 from vitdet_d2.pretrained import load, read_weights
 
 OPTIONS = {
@@ -90,3 +94,72 @@ def test_detectron2_cannot_do_all(file: Path, capsys: pytest.CaptureFixture[str]
     assert cli.main(argv) == 3
     assert "a norm before the blocks" in capsys.readouterr().err
     assert not file.with_name("out.pkl").exists()
+
+
+def test_the_arguments_of_the_result_are_shown(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = file.with_name("out.safetensors")
+    argv = ["convert", str(file), str(out), "--source", "deit", "--patch-size", "16"]
+    assert cli.main(argv) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{file}: DeiT, as named; keys of a plain ViT"
+    assert "patch kernel: 8 -> 16 pixels (pinv)" in lines
+    assert any("pretrain_img_size=64" in line for line in lines if line.startswith("positions: "))
+    assert lines[-2] == (
+        "our ViT takes it with: patch_size=16 embed_dim=24 depth=2 layer_scale_init=1.0 "
+        "pretrain_img_size=64 norm_layer.eps=1e-06"
+    )
+    assert "num_heads is in no file" in lines[-1]
+    assert cli.main([*argv, "--to", "detectron2", "--overwrite", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["vit_options"]["pretrain_img_size"] == 64
+    assert "layer_scale_init" not in facts["vit_options"]
+    assert facts["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+
+
+def test_a_failure_keeps_what_was_there(
+    file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: HashingFile, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(HashingFile, "write", full)
+    for name in ("there.safetensors", "there.pkl"):
+        out = file.with_name(name)
+        out.write_text("mine")
+        argv = ["convert", str(file), str(out), "--source", "deit", "--overwrite"]
+        assert cli.main(argv) == 1
+        assert "No space left on device" in capsys.readouterr().err
+        assert out.read_text() == "mine"
+
+
+def test_a_folder_is_no_file(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = file.with_name("folder.pth")
+    out.mkdir()
+    assert cli.main(["convert", str(file), str(out), "--overwrite"]) == 2
+    assert "is a folder; name a file" in capsys.readouterr().err
+    assert cli.main(["convert", f"{file}?matching_heuristics=True", str(file), "--overwrite"]) == 2
+    assert "is the file to read" in capsys.readouterr().err
+
+
+def test_a_trained_detector_predicts_the_same_after_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tiny_detector.write_checkpoint(
+        tmp_path / "in.pth", "+model.backbone.net.layer_scale_init=1.0"
+    )
+    picture = tiny_detector.picture(48, 64)
+    wanted = load_detector(source, device="cpu")
+    for name, kept in (("out.safetensors", 1.0), ("out.pkl", None)):
+        out = tmp_path / name
+        assert cli.main(["convert", str(source), str(out)]) == 0
+        assert "kept with it: 2 class names, its recipe" in capsys.readouterr().out
+        found = load_detector(out, device="cpu")
+        assert found.classes.names == tiny_detector.CLASSES
+        assert found.classes.category_ids == tiny_detector.DATASET_IDS
+        assert found.model.backbone.net.layer_scale_init == kept  # type: ignore[union-attr]
+        image = {"image": torch.from_numpy(picture).permute(2, 0, 1), "height": 48, "width": 64}
+        with torch.no_grad():
+            first, second = (d.model([image])[0]["instances"] for d in (wanted, found))
+        torch.testing.assert_close(first.scores, second.scores, rtol=0, atol=1e-4)

@@ -17,9 +17,10 @@ from tests.pretrained.golden import fill, fill_model
 from tests.pretrained.sources.hugging_face_models import CASES
 from vitdet_d2 import runtime
 from vitdet_d2.backbones.vit import ViT
-from vitdet_d2.errors import WeightsError
+from vitdet_d2.errors import RecipeError, WeightsError
 from vitdet_d2.necks.simple_feature_pyramid import SimpleFeaturePyramid
-from vitdet_d2.pretrained import Converted, convert, load, read_weights, write_weights
+from vitdet_d2.pretrained import Converted, convert, load, read_weights, vit_options, write_weights
+from vitdet_d2.pretrained.patch_kernel import resize_patch_kernel
 
 WIDTH = 24
 
@@ -182,3 +183,83 @@ def test_a_detector_goes_into_a_bare_backbone_without_its_heads(bare: bool, tmp_
     wanted = {n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)}
     assert_equal(dict(model.state_dict()), wanted)
     assert "roi_heads.box_predictor.cls_score.weight" in report.dropped
+
+
+def patch_14_file(folder: Path) -> Path:
+    """A file with 5 x 5 patches of 14 pixels."""
+    vit = build_vit(patch_size=14, pretrain_img_size=70)
+    state = {**fill_model(vit), "cls_token": fill("cls_token", (1, 1, WIDTH))}
+    torch.save({"model": state}, folder / "p14.pth")
+    return folder / "p14.pth"
+
+
+@pytest.mark.parametrize("method", ["pinv", "bicubic"])
+def test_patch_kernel_is_resized_and_positions_stay(method: Any, tmp_path: Path) -> None:
+    source = patch_14_file(tmp_path)
+    converted = convert(source, source="mae", patch_size=16, patch_resize=method)
+    before = torch.load(source, weights_only=True)["model"]
+    wanted = resize_patch_kernel(before["patch_embed.proj.weight"], (16, 16), method)
+    assert torch.equal(converted.tensors["patch_embed.proj.weight"], wanted)
+    assert torch.equal(converted.tensors["pos_embed"], before["pos_embed"])
+    assert converted.vit_options is not None
+    assert converted.vit_options["patch_size"] == 16
+    assert converted.vit_options["pretrain_img_size"] == 80
+    assert converted.notes[-2:] == (
+        f"patch kernel: 14 -> 16 pixels ({method})",
+        "positions: one for each of 5 x 5 patches, as before; that is an image of 80 pixels now, "
+        "and was one of 70: pretrain_img_size=80; loading resizes them for a ViT with another one",
+    )
+    write(tmp_path / "p16.safetensors", converted)
+    assert vit_options(tmp_path / "p16.safetensors").keys() == converted.vit_options.keys()
+    # The arguments are those that take it as it is, whatever loads it.
+    options = {**converted.vit_options, "num_heads": 3}
+    ViT(**options).load_state_dict(converted.tensors)
+    theirs = convert(source, source="mae", patch_size=16, to="detectron2")
+    assert "Detectron2's loader resizes none" in theirs.notes[-1]
+
+
+def test_patch_kernel_is_resized_once_and_never_again(tmp_path: Path) -> None:
+    source = patch_14_file(tmp_path)
+    write(tmp_path / "p16.safetensors", convert(source, source="mae", patch_size=16))
+    words = r"resized from 14 to 16 pixels when it was converted.*take the original file"
+    with pytest.raises(WeightsError, match=words):
+        convert(tmp_path / "p16.safetensors", patch_size=14)
+    with pytest.raises(WeightsError, match=words):
+        load(build_vit(patch_size=8), tmp_path / "p16.safetensors")
+    again = convert(tmp_path / "p16.safetensors", patch_size=16)
+    assert again.notes[-1] == "its patches have 16 pixels already: the kernel stays as it was"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"patch_size": 0}, "patch_size: expected 1 to 64 pixels, got 0"),
+        ({"patch_size": 9999}, "patch_size: expected 1 to 64 pixels, got 9999"),
+        ({"to": "caffe"}, "to: expected vitdet or detectron2, got 'caffe'"),
+        ({"layer_scale": "auto"}, "layer_scale: expected keep or fold, got 'auto'"),
+    ],
+)
+def test_options_that_do_not_exist(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(RecipeError, match=words):
+        convert("nothing.pth", **options)
+
+
+def test_shared_bias_tables_survive(tmp_path: Path) -> None:
+    source = hugging_face_file("beit_shared", tmp_path)
+    write(tmp_path / "ours.safetensors", convert(source))
+    options = {"rel_pos_bias": "shared", "layer_scale_init": 1.0, "use_abs_pos": False}
+    first, second = build_vit(**options), build_vit(**options)
+    load(first, source)
+    load(second, tmp_path / "ours.safetensors")
+    assert_equal(first.state_dict(), second.state_dict())
+    assert first.state_dict()["rel_pos_bias_global"].any()
+
+
+def test_detectron2s_layout_keeps_the_facts_of_its_source(tmp_path: Path) -> None:
+    source = hugging_face_file("deit_distilled", tmp_path)
+    write(tmp_path / "encoder.pkl", convert(source, to="detectron2"))
+    report = load(build_vit(), tmp_path / "encoder.pkl")
+    assert (report.origin, report.how) == (
+        "DeiT of Hugging Face",
+        "recognised by what its conversion wrote into it",
+    )

@@ -16,6 +16,8 @@ from vitdet_d2.pretrained.conversion import Converted, Layout, convert
 from vitdet_d2.pretrained.reader import strip_query
 from vitdet_d2.pretrained.write import ENDINGS, Written, write_weights
 
+# What does the same as the default.
+_SAME = {"act": "gelu"}
 # Shown also where they are the defaults.
 _SIZES = ("patch_size", "embed_dim", "depth", "num_heads", "pretrain_img_size")
 
@@ -89,7 +91,8 @@ def _facts(output: Path, converted: Converted, written: Written) -> dict[str, An
 
 def _lines(weights: str, output: Path, converted: Converted, written: Written) -> list[str]:
     folded = f", {converted.folded} factors of LayerScale folded" if converted.folded else ""
-    dropped = f", {len(converted.dropped)} keys left out" if converted.dropped else ""
+    some = ", ".join(converted.dropped[:3]) + (", ..." if len(converted.dropped) > 3 else "")
+    dropped = f", {len(converted.dropped)} keys left out ({some})" if converted.dropped else ""
     lines = [
         f"{weights}: {converted.origin}, {converted.how}",
         f"{output}: {len(converted.tensors)} tensors for {converted.to}{folded}{dropped}; "
@@ -102,11 +105,14 @@ def _lines(weights: str, output: Path, converted: Converted, written: Written) -
     options = {
         name: value
         for name, value in _overrides(converted.vit_options).items()
-        if name in _SIZES or value != _default(name)
+        if name in _SIZES or value not in (_default(name), _SAME.get(name, _default(name)))
     }
     shown = " ".join(f"{name}={value}" for name, value in options.items())
-    whose = "Detectron2's ViT" if converted.to == "detectron2" else "ViT"
-    return [*lines, f"arguments of the {whose} that takes it: {shown}"]
+    whose = "Detectron2's ViT" if converted.to == "detectron2" else "our ViT"
+    lines.append(f"{whose} takes it with: {shown}")
+    if "num_heads" not in options:
+        lines.append("num_heads is in no file, and not known of this width: see its authors' code")
+    return lines
 
 
 def _kept(entry: Mapping[str, Any]) -> str:

@@ -94,13 +94,14 @@ def _problem(entry: Any) -> str | None:
     schema = entry.get("schema", SCHEMA)
     if _is_count(schema) and schema > SCHEMA:
         return f"it has schema {schema}, of a newer version; this one reads {SCHEMA}: upgrade"
+    # Of a detector anything may be absent; an encoder's entry is whole.
+    missing = [name for name in _ENCODER if name not in entry] if is_encoder(entry) else []
+    if missing:
+        return f"it has no {', '.join(missing)}"
     checks = {**_COMMON, **(_ENCODER if is_encoder(entry) else _DETECTOR)}
     for name, check in checks.items():
-        # Of a detector anything may be absent; an encoder's entry is whole.
-        if (name in entry or (is_encoder(entry) and name in _ENCODER)) and not check(
-            entry.get(name)
-        ):
-            return f"{name} is {_shown(entry.get(name))}"
+        if name in entry and not check(entry[name]):
+            return f"{name} is {_shown(entry[name])}"
     return None
 
 

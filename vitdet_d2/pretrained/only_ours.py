@@ -71,8 +71,8 @@ def recipe_only_ours(model: Any) -> dict[str, str]:
     )
     for key, node in nodes.items():
         target = str(node.get("_target_"))
-        name = target.rpartition(".")[2]
-        if target.startswith("vitdet_d2.") and name not in _SAME_CLASSES:
+        package, name = target.partition(".")[0], target.rpartition(".")[2]
+        if package == "vitdet_d2" and name not in _SAME_CLASSES:
             found[name[:80]] = f"{key}._target_"
         for words, option in _options_only_ours(node):
             found[words] = f"{key}.{option}"
