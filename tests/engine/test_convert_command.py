@@ -147,7 +147,7 @@ def test_a_trained_detector_predicts_the_same_after_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = tiny_detector.write_checkpoint(
-        tmp_path / "in.pth", "+model.backbone.net.layer_scale_init=1.0"
+        tmp_path / "in.pth", "model.backbone.net.layer_scale_init=1.0"
     )
     picture = tiny_detector.picture(48, 64)
     wanted = load_detector(source, device="cpu")
