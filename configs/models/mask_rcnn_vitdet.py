@@ -20,7 +20,7 @@ model.backbone = L(SimpleFeaturePyramid)(
         **vit_arguments("b"),
         drop_path_rate=0.1,
         window_size=14,
-        mlp_ratio=4,
+        mlp_ratio=4.0,
         qkv_bias=True,
         norm_layer=L(layer_norm)(eps=1e-6),
         residual_block_indexes=[],
@@ -28,7 +28,8 @@ model.backbone = L(SimpleFeaturePyramid)(
         use_rel_pos=True,
         use_act_checkpoint=False,
         out_feature="last_feat",
-        # What some pre-trained encoders have, as defaults, so that overrides find them.
+        # What some pre-trained encoders need, as defaults, so that overrides find the keys.
+        pretrain_img_size=224,
         layer_scale_init=None,
         rel_pos_bias=None,
         act=None,

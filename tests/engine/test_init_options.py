@@ -188,6 +188,10 @@ def test_a_run_keeps_them_when_it_is_resumed(tmp_path: Path) -> None:
         *(f"data.{part}_images={tmp_path}" for part in ("train", "val")),
     ]  # fmt: skip
     assert cli.main([*argv, "train.max_iter=1"]) == 0
+    report = json.loads((run / "load_report.json").read_text())
+    assert report["origin"] == "MAE"
+    assert report["verdict"].startswith("all that MAE supplies: ")
+    assert set(report["loaded"]).isdisjoint(report["initialised"])
     assert cli.main([*argv, "train.max_iter=2", "--resume"]) == 0
     recipe = from_json((run / "config.json").read_text(), "config.json")
     assert list(recipe.model.pixel_mean) == pytest.approx(IMAGENET_MEAN)

@@ -3,16 +3,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from vitdet_d2.backbones.option_checks import nearest
+from vitdet_d2.engine.atomic_write import atomic_write
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.pretrained import LoadReport, load
+
+# In the run folder.
+LOAD_REPORT = "load_report.json"
 
 LayerScale = Literal["auto", "keep", "fold"]
 PatchResize = Literal["pinv", "bicubic"]
@@ -61,6 +67,20 @@ class InitOptions:
             allow_partial=self.allow_partial,
             normalisation=self.normalisation,
         )
+
+
+def save_load_report(report: LoadReport, output_dir: Path) -> None:
+    """Write what became of every tensor beside the run's other files, as JSON.
+
+    Args:
+        report: of the first weights.
+        output_dir: an existing folder.
+
+    Raises:
+        OSError: the folder cannot be written to.
+    """
+    with atomic_write(output_dir / LOAD_REPORT) as file:
+        file.write(json.dumps(report.to_dict(), indent=1).encode())
 
 
 def read_init_options(cfg: DictConfig) -> InitOptions:

@@ -26,7 +26,7 @@ LOCK_NAME = ".lock"
 # What a run leaves. Only these are ever removed.
 _CHECKPOINTS = ("model_*.pth", "model_*.json", "last_checkpoint")
 _MARKS = (*_CHECKPOINTS, "config.json", "config.yaml", "metrics.json")
-_FILES = (*_MARKS, "log.txt*", "events.out.tfevents.*", "*.tmp-*")
+_FILES = (*_MARKS, "log.txt*", "load_report.json", "events.out.tfevents.*", "*.tmp-*")
 _FOLDERS = ("inference", "pictures")
 
 # POSIX locks do not exclude the process that holds them.

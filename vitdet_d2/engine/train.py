@@ -33,6 +33,7 @@ from vitdet_d2.engine.build import (
 )
 from vitdet_d2.engine.checkpoint_store import FINAL, CheckpointStore
 from vitdet_d2.engine.evaluate import draw_pictures
+from vitdet_d2.engine.init_options import save_load_report
 from vitdet_d2.engine.inputs import prepare_inputs
 from vitdet_d2.engine.recipe_json import to_json
 from vitdet_d2.engine.recipe_statistics import use_statistics
@@ -90,7 +91,9 @@ def do_train(
         start_iter = parts.restore(state)
         logger.info("Resuming from %s at iteration %d", found, start_iter)
     elif first_weights:
-        settings.init_options.load(parts.model, first_weights)
+        report = settings.init_options.load(parts.model, first_weights)
+        if comm.is_main_process():
+            save_load_report(report, settings.output_dir)
         if parts.average is not None:
             parts.average.restart()
     else:

@@ -6,10 +6,13 @@ A part that is left out, or a wrong activation, gives features that look right a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from torch import Tensor
+
 from vitdet_d2.errors import WeightsError
+from vitdet_d2.layers.mlp import hidden_width
 from vitdet_d2.pretrained.encoder import BLOCK_BIAS, POSITIONS, SHARED_BIAS, Encoder
 from vitdet_d2.pretrained.sources import SOURCES
 from vitdet_d2.pretrained.traits import Traits
@@ -51,14 +54,19 @@ _IN_THE_FILE = (
 
 
 def check_needs(
-    path: str, encoder: Encoder, model: Collection[str], traits: Traits, *, keep_layer_scale: bool
+    path: str,
+    encoder: Encoder,
+    model: Mapping[str, Tensor],
+    traits: Traits,
+    *,
+    keep_layer_scale: bool,
 ) -> tuple[str, ...]:
     """Compare an encoder with a ViT.
 
     Args:
         path: of the file, for messages.
         encoder: from the file.
-        model: names in the state dict of the ViT.
+        model: state dict of the ViT; names and shapes alone are read.
         traits: of the ViT.
         keep_layer_scale: whether LayerScale must not be folded into the layers before it.
 
@@ -71,6 +79,7 @@ def check_needs(
     """
     lacks = [
         *_lacks_of_tensors(encoder, model, keep_layer_scale),
+        *_lacks_of_width(encoder, model),
         *_lacks_of_facts(encoder, traits),
     ]
     if lacks:
@@ -86,7 +95,7 @@ def check_needs(
 
 
 def _lacks_of_tensors(
-    encoder: Encoder, model: Collection[str], keep_layer_scale: bool
+    encoder: Encoder, model: Mapping[str, Tensor], keep_layer_scale: bool
 ) -> Iterator[_Lack]:
     for part, words, option, without in _BOTH_WAYS:
         keys = [name for name in encoder.tensors if part in name]
@@ -100,6 +109,24 @@ def _lacks_of_tensors(
         may_fold = part.startswith(".ls") and not keep_layer_scale
         if keys and not may_fold and not any(taker in name for name in model for taker in takers):
             yield _Lack(f"it has {words}", keys, option)
+
+
+def _lacks_of_width(encoder: Encoder, model: Mapping[str, Tensor]) -> Iterator[_Lack]:
+    """Compare the perceptrons of the first block; gated ones are often narrower."""
+    found, wanted = _hidden(encoder.tensors), _hidden(model)
+    if None in (found, wanted) or found == wanted:
+        return
+    assert found is not None, "checked above"
+    ratio = found / encoder.width
+    texts = (f"{ratio:.{digits}f}" for digits in range(1, 17))
+    fitting = (text for text in texts if hidden_width(encoder.width, float(text)) == found)
+    words = f"its perceptrons have {found} hidden channels, the model's {wanted}"
+    yield _Lack(words, [], f"mlp_ratio={next(fitting, ratio)}")
+
+
+def _hidden(tensors: Mapping[str, Tensor]) -> int | None:
+    names = ("blocks.0.mlp.fc1.weight", "blocks.0.mlp.w1.weight")
+    return next((tensors[name].shape[0] for name in names if name in tensors), None)
 
 
 def _lacks_of_facts(encoder: Encoder, traits: Traits) -> Iterator[_Lack]:

@@ -19,6 +19,7 @@ from vitdet_d2.pretrained.sources.hugging_face_names import (
     POOLING,
     blocks,
     count_tokens,
+    registers_note,
 )
 
 _BLOCK: KeyTable = {
@@ -48,6 +49,7 @@ HUGGING_FACE_DINOV2 = Source(
     matches=_matches,
     table=TABLE,
     beside=("classifier.{rest}",),
+    notes=registers_note,
     normalisation=IMAGENET,
     num_prefix=count_tokens,
     origins=("dinov2",),

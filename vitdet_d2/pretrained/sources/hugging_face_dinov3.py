@@ -19,6 +19,7 @@ from vitdet_d2.pretrained.sources.hugging_face_names import (
     GATED,
     LAYER_SCALE,
     blocks,
+    registers_note,
 )
 
 _PATCHES = "embeddings.patch_embeddings.weight"
@@ -62,7 +63,7 @@ def _normalisation(file: Unwrapped) -> Normalisation | None:
 
 
 def _notes(file: Unwrapped) -> tuple[str, ...]:
-    return () if _normalisation(file) else (NOT_TOLD,)
+    return (*registers_note(file), *(() if _normalisation(file) else (NOT_TOLD,)))
 
 
 HUGGING_FACE_DINOV3 = Source(
@@ -83,6 +84,6 @@ HUGGING_FACE_DINOV3_SAT = dataclasses.replace(
     name="hugging_face_dinov3_sat",
     title="DINOv3 of Hugging Face for satellite images",
     normalisation=SATELLITE,
-    notes=lambda file: (),  # noqa: ARG005
+    notes=registers_note,
     origins=("dinov3_sat",),
 )

@@ -90,3 +90,11 @@ def _of_block(target: Target) -> Target:
 def count_tokens(file: Unwrapped) -> int:
     """Count the tokens in front of the patches that have a position."""
     return sum(f"embeddings.{name}" in file.state for name in ("cls_token", "distillation_token"))
+
+
+def registers_note(file: Unwrapped) -> tuple[str, ...]:
+    """Say of register tokens that they are left out, if there are any."""
+    tokens = file.state.get("embeddings.register_tokens")
+    if tokens is None:
+        return ()
+    return (f"{tokens.shape[1]} register tokens are left out: detection runs patches only",)
