@@ -12,8 +12,8 @@ from typing import Any, Literal, cast, get_args
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from vitdet_d2.atomic_write import atomic_write
 from vitdet_d2.backbones.option_checks import nearest
-from vitdet_d2.engine.atomic_write import atomic_write
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.pretrained import LoadReport, load
 
