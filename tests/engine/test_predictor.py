@@ -24,6 +24,7 @@ from tests.engine import tiny_detector
 from vitdet_d2 import Predictor
 from vitdet_d2.engine.detector import load_detector, num_classes_of
 from vitdet_d2.engine.evaluate import do_eval
+from vitdet_d2.engine.recipes import load_recipe
 from vitdet_d2.errors import DataError, RecipeError, WeightsError
 from vitdet_d2.evaluation.detection_file import instances_to_coco_json
 
@@ -342,6 +343,38 @@ def test_a_recipe_of_other_classes(weights: Path, override: str, count: int) -> 
     )
     with pytest.raises(WeightsError, match=expected):
         load_detector(weights, "quickstart", [override], device="cpu")
+
+
+OF_OTHER_CLASSES = (
+    r"w\.pth: the file has 2 classes, the recipe 3; .* model\.roi_heads\.num_classes=2"
+)
+THREE_CLASSES = tuple(
+    text.replace("num_classes=2", "num_classes=3") for text in tiny_detector.OVERRIDES
+)
+
+
+@pytest.fixture
+def bare_weights(weights: Path, tmp_path: Path) -> Path:
+    """Weights that say nothing of their classes, so that tensors alone can tell."""
+    torch.save({"model": torch.load(weights)["model"]}, tmp_path / "w.pth")
+    return tmp_path / "w.pth"
+
+
+def test_heads_of_other_classes_are_never_used_in_prediction(bare_weights: Path) -> None:
+    with pytest.raises(WeightsError, match=OF_OTHER_CLASSES):
+        load_detector(bare_weights, "quickstart", THREE_CLASSES, device="cpu")
+
+
+def test_heads_of_other_classes_are_never_evaluated(bare_weights: Path, tmp_path: Path) -> None:
+    Image.fromarray(tiny_detector.picture(48, 80)).save(tmp_path / "0.png")
+    annotations = tiny_detector.write_annotations(tmp_path / "val.json", [("0.png", 48, 80)])
+    data = (f"data.val_json={annotations}", f"data.val_images={tmp_path}")
+    overrides = (*THREE_CLASSES, *data, f"train.output_dir={tmp_path}/run")
+    cfg = load_recipe("quickstart", overrides)
+    cfg.train.init_checkpoint = str(bare_weights)
+    with pytest.raises(WeightsError, match=OF_OTHER_CLASSES):
+        do_eval(cfg)
+    assert not (tmp_path / "run/inference").exists()
 
 
 def test_a_checkpoint_cannot_name_foreign_code(tmp_path: Path) -> None:
