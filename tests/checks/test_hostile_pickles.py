@@ -16,7 +16,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from tests.checks.bombs import BOMBS, entry, npz, safetensors
 from tests.checks.hostile_pickles import attacks, fuzzed, inside
@@ -175,6 +177,31 @@ def test_tensors_have_few_axes(tmp_path: Path) -> None:
         path.write_bytes(safetensors({"a": entry([2] * count, 4)}))
         with pytest.raises(WeightsError, match=message):
             read_weights_file(path)
+
+
+class SlowArray:
+    """An array of numpy, with more axes than numpy has."""
+
+    def __init__(self, axes: int) -> None:
+        self.axes = axes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = (1, (1,) * self.axes, np.dtype("float32"), False, bytes(4))
+        return (*np.empty(0).__reduce__()[:2], state)
+
+
+def test_pickled_tensors_and_arrays_have_few_axes(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pth"
+    torch.save({"a": torch.zeros([1] * 64)}, path)
+    assert read_weights_file(path)["a"].shape == (1,) * 64
+    torch.save({"a": torch.zeros([1] * 65)}, path)
+    with pytest.raises(WeightsError, match="a tensor of an impossible shape"):
+        read_weights_file(path)
+    path.write_bytes(pickle.dumps({"a": SlowArray(64)}))
+    assert read_weights_file(path)["a"].shape == (1,) * 64
+    path.write_bytes(pickle.dumps({"a": SlowArray(65)}))
+    with pytest.raises(WeightsError, match="an array of an impossible shape"):
+        read_weights_file(path)
 
 
 def test_steps_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,7 +24,6 @@ from tests.engine import tiny_detector
 from vitdet_d2 import Predictor
 from vitdet_d2.engine.detector import load_detector, num_classes_of
 from vitdet_d2.engine.evaluate import do_eval
-from vitdet_d2.engine.recipes import load_recipe
 from vitdet_d2.errors import DataError, RecipeError, WeightsError
 from vitdet_d2.evaluation.detection_file import instances_to_coco_json
 
@@ -346,32 +345,31 @@ def test_a_recipe_of_other_classes(weights: Path, override: str, count: int) -> 
 
 
 OF_OTHER_CLASSES = (
-    r"w\.pth: the file has 2 classes, the recipe 3; .* model\.roi_heads\.num_classes=2"
-)
-THREE_CLASSES = tuple(
-    text.replace("num_classes=2", "num_classes=3") for text in tiny_detector.OVERRIDES
+    r"w\.pth: the file has 3 classes, the recipe 2 classes; .* model\.roi_heads\.num_classes=3"
 )
 
 
 @pytest.fixture
-def bare_weights(weights: Path, tmp_path: Path) -> Path:
+def of_three_classes(tmp_path: Path) -> Path:
     """Weights that say nothing of their classes, so that tensors alone can tell."""
-    torch.save({"model": torch.load(weights)["model"]}, tmp_path / "w.pth")
-    return tmp_path / "w.pth"
+    heads = ("roi_heads", "roi_heads.mask_head")
+    overrides = [f"model.{head}.num_classes=3" for head in heads]
+    path = tiny_detector.write_checkpoint(tmp_path / "w.pth", *overrides)
+    torch.save({"model": torch.load(path)["model"]}, path)
+    return path
 
 
-def test_heads_of_other_classes_are_never_used_in_prediction(bare_weights: Path) -> None:
+def test_heads_of_other_classes_are_never_used_in_prediction(of_three_classes: Path) -> None:
     with pytest.raises(WeightsError, match=OF_OTHER_CLASSES):
-        load_detector(bare_weights, "quickstart", THREE_CLASSES, device="cpu")
+        load_detector(of_three_classes, "quickstart", tiny_detector.OVERRIDES, device="cpu")
 
 
-def test_heads_of_other_classes_are_never_evaluated(bare_weights: Path, tmp_path: Path) -> None:
+def test_heads_of_other_classes_are_never_evaluated(of_three_classes: Path, tmp_path: Path) -> None:
     Image.fromarray(tiny_detector.picture(48, 80)).save(tmp_path / "0.png")
     annotations = tiny_detector.write_annotations(tmp_path / "val.json", [("0.png", 48, 80)])
     data = (f"data.val_json={annotations}", f"data.val_images={tmp_path}")
-    overrides = (*THREE_CLASSES, *data, f"train.output_dir={tmp_path}/run")
-    cfg = load_recipe("quickstart", overrides)
-    cfg.train.init_checkpoint = str(bare_weights)
+    cfg = tiny_detector.recipe(*data, f"train.output_dir={tmp_path}/run")
+    cfg.train.init_checkpoint = str(of_three_classes)
     with pytest.raises(WeightsError, match=OF_OTHER_CLASSES):
         do_eval(cfg)
     assert not (tmp_path / "run/inference").exists()
