@@ -111,7 +111,7 @@ def test_another_activation_is_refused_however_it_was_set(
     layer: type[nn.Module], name: str
 ) -> None:
     with pytest.raises(WeightsError, match=f"trained with gelu, the model has {name}.*act=gelu"):
-        hand_over(build(), build(act_layer=layer))
+        hand_over(build(), build(act_layer=layer), source="plain")
 
 
 def test_the_tanh_form_of_gelu_is_a_note() -> None:

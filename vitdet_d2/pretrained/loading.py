@@ -41,6 +41,7 @@ from vitdet_d2.pretrained.refusals import (
 )
 from vitdet_d2.pretrained.report import LoadReport, summarise
 from vitdet_d2.pretrained.traits import traits_of
+from vitdet_d2.pretrained.untold import complete
 from vitdet_d2.zoo.addresses import redact
 from vitdet_d2.zoo.initialisations import RANDOM, source_of, starts_at_random
 
@@ -260,6 +261,7 @@ def _load_encoder(
     traits = traits_of(vit)
     names = {n.removeprefix(prefix): v for n, v in own.items() if n.startswith(prefix)}
     theirs, ours = identify_encoder(encoder, identify(file.state)), identify(own)
+    encoder, alerts = complete(path, file, encoder, vit, names, choices.source)
     check_size(path, theirs, ours, allow_partial=choices.allow_partial)
     notes = check_needs(
         path, encoder, names, traits, keep_layer_scale=choices.layer_scale == "keep"
@@ -277,7 +279,7 @@ def _load_encoder(
     lines = carry_normalisation(
         model, encoder.normalisation, keep=choices.normalisation == "recipe"
     )
-    report = _with_lines(report, *lines)
+    report = _with_lines(dataclasses.replace(report, alerts=alerts), *lines)
     return _with_lines(report, "", lost_positions(encoder, names, traits.has_class_position))
 
 

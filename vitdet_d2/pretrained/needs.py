@@ -14,6 +14,7 @@ from torch import Tensor
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.layers.mlp import hidden_width
 from vitdet_d2.pretrained.encoder import BLOCK_BIAS, POSITIONS, SHARED_BIAS, Encoder
+from vitdet_d2.pretrained.source import Needs
 from vitdet_d2.pretrained.sources import SOURCES
 from vitdet_d2.pretrained.traits import Traits
 
@@ -134,27 +135,43 @@ def _lacks_of_facts(encoder: Encoder, traits: Traits) -> Iterator[_Lack]:
     if needs.rope != traits.rope:
         words = f"it has {needs.rope or 'no'} rotary positions"
         yield _Lack(words, [], f"rope={needs.rope or 'null'}")
-    if traits.act not in (None, needs.act) and not {needs.act, traits.act} <= _NEAR:
+    if differs_in_activation(needs, traits):
         yield _Lack(f"trained with {needs.act}, the model has {traits.act}", [], f"act={needs.act}")
     if None not in (encoder.num_heads, traits.num_heads) and encoder.num_heads != traits.num_heads:
+        # A plain ViT may be of any of them.
+        others = sources_with(encoder.width, traits.num_heads)
         yield _Lack(
             f"a ViT of width {encoder.width} has {encoder.num_heads} attention heads there, the "
             f"model {traits.num_heads} (the shapes are the same, the features are not"
-            f"{_sources_with(encoder.width, traits.num_heads)})",
+            f"{f'; of these, name the source: {others}' if others else ''})",
             [],
             f"num_heads={encoder.num_heads}",
         )
 
 
-def _sources_with(width: int, num_heads: int | None) -> str:
-    """Say which sources have so many heads, as a plain ViT may be of any of them."""
+def differs_in_activation(needs: Needs, traits: Traits) -> bool:
+    """Whether a ViT has an activation with which features are wrong.
+
+    Args:
+        needs: of the encoder.
+        traits: of the ViT.
+    """
+    return traits.act not in (None, needs.act) and not {needs.act, traits.act} <= _NEAR
+
+
+def sources_with(width: int, num_heads: int | None) -> str:
+    """Return the names of the sources that have so many heads.
+
+    Args:
+        width: channels of a token.
+        num_heads: attention heads.
+    """
     names = [
         source.name
         for source in SOURCES
         if isinstance(source.heads, Mapping) and source.heads.get(width) == num_heads
     ]
-    unique = ", ".join(dict.fromkeys(names))
-    return f"; of these, name the source: {unique}" if unique else ""
+    return ", ".join(dict.fromkeys(names))
 
 
 def _notes(encoder: Encoder, traits: Traits) -> Iterator[str]:
