@@ -11,6 +11,7 @@ from detectron2.config import LazyCall
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from vitdet_d2.backbones import ViT
 from vitdet_d2.engine.overrides import all_keys, apply_overrides, given_keys
 from vitdet_d2.errors import RecipeError
 
@@ -122,6 +123,19 @@ def test_refused_with_the_override_named(cfg: DictConfig, override: str) -> None
     assert f"override {override!r}" in str(caught.value)
     assert "\n" not in str(caught.value)
     assert OmegaConf.to_container(cfg) == before
+
+
+def test_true_or_false_becomes_a_text_where_the_call_takes_it() -> None:
+    cfg = DictConfig({"net": LazyCall(ViT)(qkv_bias=True, use_rel_pos=True)})
+    for value in ("qv", False, "qv", True):
+        apply_overrides(cfg, [f"net.qkv_bias={value}"])
+        assert cfg.net.qkv_bias is value or cfg.net.qkv_bias == value == "qv"
+    for wrong in ("qkv_bias=qw", "qkv_bias=1", "use_rel_pos=qv"):
+        with pytest.raises(RecipeError, match=f"{wrong}': .* is true or false and cannot become"):
+            apply_overrides(cfg, [f"net.{wrong}"])
+    cfg.net._target_ = "not.there"
+    with pytest.raises(RecipeError, match="is true or false and cannot become 'qv'"):
+        apply_overrides(cfg, ["net.qkv_bias=qv"])
 
 
 def test_order_counts(cfg: DictConfig) -> None:

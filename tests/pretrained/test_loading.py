@@ -237,7 +237,7 @@ def test_perceptrons_of_another_width_are_refused(save: Callable[[Any], str]) ->
     path = save({**model(2.0).state_dict(), "cls_token": torch.ones(1, 1, 32)})
     with pytest.raises(
         WeightsError,
-        match=r"6 backbone tensors .* blocks\.0\.mlp\.fc1\.weight \(64, 32\) for \(128, 32\)",
+        match=r"perceptrons have 64 hidden channels, the model's 128\. .*net\.mlp_ratio=2\.0$",
     ):
         load(model(4.0), path)
 

@@ -75,8 +75,9 @@ def test_what_says_more_than_our_names_do_is_still_compared(tmp_path: Path) -> N
     model = build(act="quick_gelu")
     state = build().state_dict()
     torch.save(state, path)
-    with pytest.raises(WeightsError, match="trained with gelu, the model has quick_gelu"):
-        load(model, path, source="augreg")
+    for source in ("augreg", "plain"):
+        with pytest.raises(WeightsError, match="trained with gelu, the model has quick_gelu"):
+            load(model, path, source=source)
     torch.save({**state, "cls_token": torch.rand(1, 1, 24)}, path)
     with pytest.raises(WeightsError, match="trained with gelu, the model has quick_gelu"):
         load(model, path)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 from detectron2.utils.registry import locate
@@ -254,7 +254,23 @@ def _set(parent: Config, name: Any, override: Override, key: str, new: Any) -> N
         _check_target(override, key, new)
         parent[name] = new
         return
-    _store(parent, name, _fit(old, override, key, new))
+    # A typing error is none of them.
+    is_choice = isinstance(old, bool) and isinstance(new, str) and new in _texts_of(parent, name)
+    _store(parent, name, new if is_choice else _fit(old, override, key, new))
+
+
+def _texts_of(call: Config, name: Any) -> tuple[Any, ...]:
+    """Return the texts that an argument of a call may be, beside other types; none if unknown."""
+    target = call.get("_target_") if isinstance(call, DictConfig) else None
+    try:
+        found: Any = locate(target) if isinstance(target, str) else target
+        is_class = isinstance(found, type)
+        annotation = get_type_hints(found.__init__ if is_class else found).get(str(name))
+    # Of foreign code: a name that is not there, or an annotation that nothing can evaluate.
+    except Exception:
+        return ()
+    kinds = (annotation, *get_args(annotation))
+    return tuple(text for kind in kinds if get_origin(kind) is Literal for text in get_args(kind))
 
 
 def _store(parent: Any, name: Any, value: Any) -> None:
