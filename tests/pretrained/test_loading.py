@@ -240,6 +240,13 @@ def test_perceptrons_of_another_width_are_refused(save: Callable[[Any], str]) ->
         match=r"perceptrons have 64 hidden channels, the model's 128\. .*net\.mlp_ratio=2\.0$",
     ):
         load(model(4.0), path)
+    mixed = {n: v for n, v in model(2.0).state_dict().items() if "blocks.1.mlp." in n}
+    path = save({**model(4.0).state_dict(), **mixed, "cls_token": torch.ones(1, 1, 32)})
+    with pytest.raises(
+        WeightsError,
+        match=r"3 backbone tensors .* blocks\.1\.mlp\.fc1\.weight \(64, 32\) for \(128, 32\)",
+    ):
+        load(model(4.0), path)
 
 
 @pytest.mark.parametrize("kind", ["encoder", "detector"])
