@@ -130,10 +130,11 @@ def test_nests_end_in_a_clear_error(nest: str, tmp_path: Path) -> None:
         load(vit(), path)
 
 
-def test_class_names_that_are_none_are_left_out() -> None:
+def test_class_names_that_are_none_are_refused() -> None:
     model = vit()
     content = {"model": dict(model.state_dict()), "vitdet_d2": {"thing_classes": 5}}
-    assert load(model, "x.pth", content=content).thing_classes is None
+    with pytest.raises(WeightsError, match=r"entry 'vitdet_d2'.* is damaged: thing_classes is 5"):
+        load(model, "x.pth", content=content)
 
 
 def test_the_array_of_objects_is_real(tmp_path: Path) -> None:
