@@ -284,12 +284,17 @@ def _ious(
         boxes = np.asarray(found.boxes, np.float64)[rows]
         return np.asarray(mask_util.iou(boxes, image.boxes[truths], no_crowds))
     given = [found.mask(i) for i in rows]
-    wanted = [_run_lengths(image.segmentations[i], image.size) for i in truths]
+    wanted = [run_lengths(image.segmentations[i], image.size) for i in truths]
     return np.asarray(mask_util.iou(given, wanted, no_crowds))
 
 
-def _run_lengths(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
-    """Return polygons or run lengths as a compressed run-length code."""
+def run_lengths(segmentation: Any, size: tuple[int, int]) -> dict[str, Any]:
+    """Return a mask as a compressed run-length code.
+
+    Args:
+        segmentation: polygons or run lengths, checked.
+        size: height and width of the image.
+    """
     if isinstance(segmentation, list):
         return mask_util.merge(mask_util.frPyObjects(segmentation, *size))
     if isinstance(segmentation["counts"], list):
