@@ -40,11 +40,14 @@ REQUIRES = [
     "tensorboard>=2.14",
 ]
 QUICKSTART = ["scikit-learn>=1.3"]
+PLOTS = ["matplotlib>=3.8"]
 TEST = [
     *QUICKSTART,
+    *PLOTS,
     "pytest>=8",
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",
+    "hotcoco>=1.3",
     "scipy>=1.10",
     "shapely>=2",
     "transformers>=5",
@@ -77,7 +80,12 @@ setup(
     ],
     package_dir=recipe_packages,
     install_requires=REQUIRES,
-    extras_require={"quickstart": QUICKSTART, "test": TEST, "dev": [*TEST, "pre-commit>=3.7"]},
+    extras_require={
+        "quickstart": QUICKSTART,
+        "plots": PLOTS,
+        "test": TEST,
+        "dev": [*TEST, "pre-commit>=3.7"],
+    },
     entry_points={"console_scripts": ["vitdet = vitdet_d2.engine.cli:main"]},
     classifiers=[
         "License :: OSI Approved :: Apache Software License",

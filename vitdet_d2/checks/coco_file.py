@@ -56,11 +56,12 @@ def load_document(
     return source, document
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, what: str = "annotation file") -> Any:
     """Read a JSON file.
 
     Args:
         path: the file.
+        what: words for it in messages.
 
     Returns:
         Its content.
@@ -72,10 +73,10 @@ def read_json(path: Path) -> Any:
         with path.open("rb") as file:
             return json.load(file)
     except FileNotFoundError as error:
-        raise DataError(f"annotation file {path} not found; correct the path") from error
+        raise DataError(f"{what} {path} not found; correct the path") from error
     except OSError as error:
-        raise DataError(f"annotation file {path} cannot be read: {error.strerror}") from error
+        raise DataError(f"{what} {path} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(
-            f"annotation file {path} is no valid JSON ({error}); download or export it again"
+            f"{what} {path} is no valid JSON ({error}); download or export it again"
         ) from error

@@ -63,11 +63,25 @@ def _convert(argv: Sequence[str], prog: str) -> None:
     main(argv, prog)
 
 
+def _errors(argv: Sequence[str], prog: str) -> None:
+    from vitdet_d2.engine.errors_command import main
+
+    main(argv, prog)
+
+
+def _compare(argv: Sequence[str], prog: str) -> None:
+    from vitdet_d2.engine.compare_command import main
+
+    main(argv, prog)
+
+
 COMMANDS: dict[str, Command] = {
     "train": Command(summary="train the model of a recipe, and evaluate it", run=train),
     "eval": Command(summary="evaluate weights on the test data of a recipe", run=_eval),
     "predict": Command(summary="detect objects on pictures of your own", run=_predict),
     "convert": Command(summary="convert weights of any known source", run=_convert),
+    "errors": Command(summary="tell the errors of detections, and what each costs", run=_errors),
+    "compare": Command(summary="compare the AP of runs over their schedules", run=_compare),
     "zoo": Command(summary="list, show and download released checkpoints", run=_zoo),
     "env": Command(summary="show versions, devices, and which Detectron2 is in use", run=_env),
 }

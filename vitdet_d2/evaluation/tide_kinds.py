@@ -97,13 +97,13 @@ def _matches(data: TideData, positive_iou: float) -> tuple[Array, Array]:
     # The nearest first; of equally near ones the first in the file.
     detections = data.pair_detections[chosen]
     chosen = chosen[np.lexsort((-data.pair_ious[chosen], detections))]
-    right = np.zeros(len(data.classes), bool)
-    found = np.zeros(len(data.truth_classes), bool)
-    pairs = zip(data.pair_detections[chosen].tolist(), data.pair_truths[chosen].tolist())
-    for detection, truth in pairs:
+    # Plain lists: their entries are read ten times faster than those of arrays.
+    right, found = [False] * len(data.classes), [False] * len(data.truth_classes)
+    detections, truths = (a[chosen].tolist() for a in (data.pair_detections, data.pair_truths))
+    for detection, truth in zip(detections, truths, strict=True):
         if not right[detection] and not found[truth]:
             right[detection] = found[truth] = True
-    return right, found
+    return np.array(right, bool), np.array(found, bool)
 
 
 def _nearest(data: TideData, *, same_class: bool) -> tuple[Array, Array]:

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of numbers: one figure, drawn without a display and without global state.
+
+matplotlib is an extra, and imported in this file only.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vitdet_d2.errors import RecipeError, UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+ENDINGS = (".png", ".pdf", ".svg")
+# Okabe and Ito's colours, which people with any colour vision can tell apart.
+COLOURS = (
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#7F7F7F", "#000000",
+)  # fmt: skip
+_DOTS_PER_INCH = 150
+
+
+def check_plot(path: Path) -> None:
+    """Refuse a picture that could not be written, before the work whose outcome it shows.
+
+    Args:
+        path: of the picture.
+
+    Raises:
+        RecipeError: the ending is none of a picture, there is no such folder, or no matplotlib.
+    """
+    if path.suffix not in ENDINGS:
+        raise RecipeError(f"{path}: expected a picture that ends in {', '.join(ENDINGS)}")
+    if not path.absolute().parent.is_dir():
+        raise RecipeError(f"{path.parent} is no folder; make it first")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise RecipeError(
+            "plots need matplotlib, which is not installed; get it with "
+            "`pip install 'vitdet_d2[plots]'`, or leave the plot out"
+        )
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure that needs no display.
+
+    Args:
+        width: in inches.
+        height: in inches.
+    """
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure, replacing an older picture.
+
+    Args:
+        figure: drawn.
+        path: its ending tells the format.
+
+    Raises:
+        UserError: the system refuses.
+    """
+    try:
+        figure.savefig(path, dpi=_DOTS_PER_INCH)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
