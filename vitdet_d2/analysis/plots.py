@@ -7,9 +7,11 @@ matplotlib is an extra, and imported in this file only.
 from __future__ import annotations
 
 import importlib.util
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitdet_d2.engine.atomic_write import atomic_write
 from vitdet_d2.errors import RecipeError, UserError
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def check_plot(path: Path) -> None:
     Raises:
         RecipeError: the ending is none of a picture, there is no such folder, or no matplotlib.
     """
-    if path.suffix not in ENDINGS:
+    if path.suffix.lower() not in ENDINGS:
         raise RecipeError(f"{path}: expected a picture that ends in {', '.join(ENDINGS)}")
     if not path.absolute().parent.is_dir():
         raise RecipeError(f"{path.parent} is no folder; make it first")
@@ -56,7 +58,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure, replacing an older picture.
+    """Write a figure as a whole, replacing an older picture.
 
     Args:
         figure: drawn.
@@ -65,7 +67,13 @@ def save_figure(figure: Figure, path: Path) -> None:
     Raises:
         UserError: the system refuses.
     """
+    kind = path.suffix.lower().removeprefix(".")
+    # Without the time of drawing, equal figures are equal files.
+    stamp = {"png": {"Software": None}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=kind, dpi=_DOTS_PER_INCH, metadata=stamp.get(kind))
     try:
-        figure.savefig(path, dpi=_DOTS_PER_INCH)
+        with atomic_write(path) as file:
+            file.write(drawn.getvalue())
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror or error}") from error
