@@ -69,7 +69,8 @@ class Run:
         metrics, max_iter = self.metrics, self.facts.max_iter
         yield from metrics.notes
         if metrics.num_resumed:
-            yield f"resumed {metrics.num_resumed} times; what was measured last counts"
+            times = "once" if metrics.num_resumed == 1 else f"{metrics.num_resumed} times"
+            yield f"resumed {times}; what was measured last counts"
         done = f"after {metrics.iterations} iterations"
         if self.is_complete is False:
             done = f"after {metrics.iterations} of {max_iter} iterations"
