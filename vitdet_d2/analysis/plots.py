@@ -11,7 +11,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitdet_d2.engine.atomic_write import atomic_write
+from vitdet_d2.atomic_write import atomic_write
 from vitdet_d2.errors import RecipeError, UserError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitdet_d2.engine.atomic_write import atomic_write
+from vitdet_d2.atomic_write import atomic_write
 from vitdet_d2.errors import RecipeError, UserError
 
 
