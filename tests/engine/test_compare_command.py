@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.analysis.toy_runs import make_run
+from vitdet_d2 import runtime
 from vitdet_d2.engine import cli
 
 
@@ -73,6 +74,9 @@ def test_wrong_commands(
     assert not list(runs.glob("t.*"))
 
 
+@pytest.mark.skipif(
+    runtime.current().name != "bundled", reason="an installed Detectron2 is imported, to be sure"
+)
 def test_help_teaches_without_torch() -> None:
     code = (
         "import sys; from vitdet_d2.engine import cli\n"
