@@ -95,6 +95,15 @@ def test_published_rows_are_marked(folder: Path) -> None:
     assert "source" not in as_markdown(compare(["mae"]))
     rare = cells(compare(["mae"], metrics=["segm/APr"], published=["vitdet_b"]))
     assert rare[3][5:] == ["n/a", "n/a"]
+    paper = cells(compare(["mae"], published=["benchmark_vit_b"]))[3:]
+    assert [row[0].removeprefix("benchmark_vit_b_") for row in paper] == [
+        "random", "supervised", "mocov3", "beit", "mae",
+    ]  # fmt: skip
+    assert paper[0][2:] == ["random", "its best", "published", "48.9", "n/a", "n/a", "n/a"]
+    (large,) = compare(["mae"], published=["benchmark_vit_l_mae"]).published
+    assert large.values == {"bbox/AP": 53.3, "segm/AP": 47.2}
+    with pytest.raises(RecipeError, match="benchmark_vit_b_other"):
+        compare(["mae"], published=["benchmark_vit_b_other"])
     with pytest.raises(RecipeError, match="vitdet_bb"):
         compare(["mae"], published=["vitdet_bb"])
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from vitdet_d2.analysis.published import published_rows
 from vitdet_d2.engine import compare_command, errors_command
 from vitdet_d2.errors import RecipeError
-from vitdet_d2.zoo.catalogue import find
 
 ROOT = Path(__file__).parents[2]
 PARSERS = {"errors": errors_command._parser, "compare": compare_command._parser}
@@ -33,7 +33,7 @@ def test_commands_of_the_documents() -> None:
     for word, *argv in words:
         parsed = PARSERS[word](f"vitdet {word}").parse_args(argv)
         for name in getattr(parsed, "published", []):
-            assert find(name)
+            assert published_rows(name)
     with pytest.raises(RecipeError, match="unrecognized arguments: --iou"):
         PARSERS["errors"]("vitdet errors").parse_args(["a", "b", "--iou", "segm"])
 

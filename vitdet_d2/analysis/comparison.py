@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vitdet_d2.analysis.published import PublishedRow, published_rows
 from vitdet_d2.analysis.run_facts import RunFacts, read_facts
 from vitdet_d2.analysis.run_metrics import Evaluation, RunMetrics, metrics_file, read_metrics
 from vitdet_d2.errors import DataError, RecipeError
-from vitdet_d2.zoo.catalogue import Released, find
 
 DEFAULT_METRICS = ("bbox/AP", "segm/AP")
 _TASK_TITLES = {"bbox": "box", "segm": "mask"}
@@ -90,12 +90,12 @@ class Comparison:
     Attributes:
         runs: in the order of the user.
         metrics: names.
-        published: rows of the zoo, which others have measured.
+        published: what others have measured.
     """
 
     runs: tuple[Run, ...]
     metrics: tuple[str, ...]
-    published: tuple[Released, ...] = ()
+    published: tuple[PublishedRow, ...] = ()
 
     @property
     def by_epochs(self) -> bool:
@@ -127,13 +127,13 @@ def compare(
         arguments: run folders or files, each possibly as ``NAME=PATH``.
         metrics: names; none: box and mask AP, as far as the runs have them.
         images_per_epoch: of the training data, where the runs do not tell.
-        published: names of rows of the zoo.
+        published: names, as `published_rows` takes them.
 
     Raises:
         RecipeError: wrong usage: equal names, an unknown metric, an unknown row.
         DataError: a run cannot be read, or none has an evaluation.
     """
-    rows = tuple(find(name) for name in published)
+    rows = tuple(row for name in published for row in published_rows(name))
     runs = tuple(
         Run(
             name=name,

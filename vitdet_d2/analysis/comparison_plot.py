@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitdet_d2.analysis.comparison import Comparison, title
-from vitdet_d2.analysis.comparison_tables import published_value
 from vitdet_d2.analysis.plots import COLOURS, new_figure, save_figure
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def _draw(panel: Any, comparison: Comparison, metric: str) -> None:
             label=run.name,
         )
     for number, row in enumerate(comparison.published):
-        value = published_value(row, metric)
+        value = row.values.get(metric)
         if value is not None:
             style = _LINES[1 + number % (len(_LINES) - 1)]
             panel.axhline(value, color="#555555", linestyle=style, label=f"{row.name} (published)")

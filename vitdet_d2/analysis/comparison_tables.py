@@ -11,11 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from vitdet_d2.analysis.comparison import Comparison, Run, title
-from vitdet_d2.zoo.catalogue import Released
+from vitdet_d2.analysis.published import PublishedRow
 
 Cell = str | int | float | None
 
-_PUBLISHED_VALUES = {"bbox/AP": "box_ap", "segm/AP": "mask_ap"}
 _NOTHING = "n/a"
 
 
@@ -57,22 +56,10 @@ def _run_row(run: Run, comparison: Comparison) -> list[str]:
     return [run.name, recipe, initialisation, schedule, *finals, *bests]
 
 
-def _published_row(row: Released, comparison: Comparison) -> list[str]:
-    values = [_number(published_value(row, metric)) for metric in comparison.metrics]
-    schedule = f"{row.epochs} ep"
-    head = [row.name, row.name, row.pretraining, schedule, "published"]
+def _published_row(row: PublishedRow, comparison: Comparison) -> list[str]:
+    values = [_number(row.values.get(metric)) for metric in comparison.metrics]
+    head = [row.name, row.name, row.initialisation, row.schedule, "published"]
     return [*head, *values, *("" for _ in comparison.metrics)]
-
-
-def published_value(row: Released, metric: str) -> float | None:
-    """Return what is published; None where nothing is.
-
-    Args:
-        row: of the zoo.
-        metric: its name.
-    """
-    name = _PUBLISHED_VALUES.get(metric)
-    return None if name is None else getattr(row, name)
 
 
 def _schedule(run: Run, iterations: int, comparison: Comparison) -> str:
@@ -113,8 +100,10 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "published": [
             {
                 "name": row.name,
-                "epochs": row.epochs,
-                "values": {m: published_value(row, m) for m in comparison.metrics},
+                "initialisation": row.initialisation,
+                "schedule": row.schedule,
+                "values": {metric: row.values.get(metric) for metric in comparison.metrics},
+                "source": row.source,
             }
             for row in comparison.published
         ],

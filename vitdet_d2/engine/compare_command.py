@@ -21,6 +21,7 @@ examples:
   vitdet compare runs/mae runs/beit --plot ap.png --markdown table.md
   vitdet compare MAE=runs/a BEiT=runs/b --metric bbox/AP --metric bbox/AP50
   vitdet compare runs/vitdet_b --published vitdet_b
+  vitdet compare Mine=runs/mine --published benchmark_vit_b
 """
 
 
@@ -96,7 +97,8 @@ def _parser(prog: str) -> OneLineParser:
         action="append",
         default=[],
         metavar="NAME",
-        help="add the published numbers of a row of `vitdet zoo list`, marked as such",
+        help="add published numbers, marked as such: a row of `vitdet zoo list`, a cell of the "
+        "benchmark of pre-trained ViTs (benchmark_vit_b_mae), or all of a size (benchmark_vit_b)",
     )
     add("--markdown", type=Path, metavar="FILE", help="also write the table to a file")
     add("--plot", type=Path, metavar="FILE", help="also as a picture: .png, .pdf or .svg")

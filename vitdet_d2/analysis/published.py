@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Published accuracy, to stand beside what is measured: never measured here, and marked so.
+
+Source: of the released ViTDet models the catalogue of the zoo; of the benchmark of pre-trained ViTs
+"Benchmarking Detection Transfer Learning with Vision Transformers", arXiv 2111.11429, section 4.1,
+and MAE, arXiv 2111.06377, table 4, which repeats it. The mask AP of random initialisation is in
+neither text that could be read, and left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from vitdet_d2.zoo.catalogue import find
+
+_BENCHMARK = "benchmark_vit_"
+# Initialisation: size -> box AP and mask AP of the best schedule, ImageNet-1K, COCO val2017.
+_BEST: Mapping[str, Mapping[str, tuple[float, float | None]]] = {
+    "random": {"b": (48.9, None), "l": (50.7, None)},
+    "supervised": {"b": (47.9, 42.9), "l": (49.3, 43.9)},
+    "mocov3": {"b": (47.9, 42.7), "l": (49.3, 44.0)},
+    "beit": {"b": (49.8, 44.4), "l": (53.3, 47.1)},
+    "mae": {"b": (50.3, 44.9), "l": (53.3, 47.2)},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedRow:
+    """A row of somebody else's table.
+
+    Attributes:
+        name: of the recipe that has its settings.
+        initialisation: what the backbone was pre-trained with.
+        schedule: length of the training.
+        values: in percent, by the names of metrics.
+        source: where it stands.
+    """
+
+    name: str
+    initialisation: str
+    schedule: str
+    values: Mapping[str, float]
+    source: str
+
+
+def published_rows(name: str) -> tuple[PublishedRow, ...]:
+    """Return what is published of a model, or of the five models of a benchmark's size.
+
+    Args:
+        name: of the zoo; of a benchmark's recipe, such as ``benchmark_vit_b_mae``; or of all of a
+            size, ``benchmark_vit_b`` or ``benchmark_vit_l``.
+
+    Raises:
+        RecipeError: nothing is published of this name.
+    """
+    size, _, initialisation = name.removeprefix(_BENCHMARK).partition("_")
+    if name.startswith(_BENCHMARK) and size in ("b", "l"):
+        chosen = [initialisation] if initialisation else list(_BEST)
+        if all(key in _BEST for key in chosen):
+            return tuple(_benchmark_row(size, key) for key in chosen)
+    row = find(name)
+    return (
+        PublishedRow(
+            name=row.name,
+            initialisation=row.pretraining,
+            schedule=f"{row.epochs} ep",
+            values={"bbox/AP": row.box_ap, "segm/AP": row.mask_ap},
+            source="Detectron2's table of ViTDet models",
+        ),
+    )
+
+
+def _benchmark_row(size: str, initialisation: str) -> PublishedRow:
+    box_ap, mask_ap = _BEST[initialisation][size]
+    return PublishedRow(
+        name=f"{_BENCHMARK}{size}_{initialisation}",
+        initialisation=initialisation,
+        schedule="its best",
+        values={"bbox/AP": box_ap} | ({} if mask_ap is None else {"segm/AP": mask_ap}),
+        source="arXiv 2111.11429, section 4.1, and 2111.06377, table 4",
+    )
