@@ -87,6 +87,16 @@ def test_cut_off_line(tmp_path: Path) -> None:
     assert run.notes == ("the last line is cut off: the run is under way, or was killed",)
 
 
+def test_a_file_cut_anywhere(tmp_path: Path) -> None:
+    rows = [training(9), evaluation(9, 7.0), training(19), evaluation(20, 8.0)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    first = len(json.dumps(rows[0]))
+    for length in range(first, len(text), 3):
+        run = history(tmp_path, text[:length])
+        assert values(run).items() <= {10: 7.0, 20: 8.0}.items()
+        assert bool(run.notes) == (not text[:length].endswith(("}", "\n"))), length
+
+
 def test_lines_that_are_no_metrics(tmp_path: Path) -> None:
     odd = ["[1]\n", '{"a": 1}\n', '{"iteration": null}\n', '{"iteration": NaN}\n', "\n", "\x00\n"]
     run = history(tmp_path, training(9), *odd, evaluation(9, 7.0))
