@@ -75,6 +75,12 @@ def _compare(argv: Sequence[str], prog: str) -> None:
     main(argv, prog)
 
 
+def _complexity(argv: Sequence[str], prog: str) -> None:
+    from vitdet_d2.engine.complexity_command import main
+
+    main(argv, prog)
+
+
 COMMANDS: dict[str, Command] = {
     "train": Command(summary="train the model of a recipe, and evaluate it", run=train),
     "eval": Command(summary="evaluate weights on the test data of a recipe", run=_eval),
@@ -83,13 +89,17 @@ COMMANDS: dict[str, Command] = {
     "errors": Command(summary="tell the errors of detections, and what each costs", run=_errors),
     "compare": Command(summary="compare the AP of runs over their schedules", run=_compare),
     "zoo": Command(summary="list, show and download released checkpoints", run=_zoo),
+    "complexity": Command(
+        summary="count and measure what recipes cost: FLOPs, memory, time", run=_complexity
+    ),
     "env": Command(summary="show versions, devices, and which Detectron2 is in use", run=_env),
 }
 
 
 def usage() -> str:
     """Return the text of ``vitdet --help``."""
-    rows = "\n".join(f"  {name:<8}{command.summary}" for name, command in COMMANDS.items())
+    width = max(len(name) for name in COMMANDS) + 2
+    rows = "\n".join(f"  {name:<{width}}{command.summary}" for name, command in COMMANDS.items())
     return (
         f"usage: vitdet COMMAND ...\n\ncommands:\n{rows}\n\n"
         "`vitdet COMMAND --help` tells the rest; `vitdet --version` the version.\n"
