@@ -32,7 +32,7 @@ MODULE_RULES: dict[type[nn.Module], Callable[[Any, tuple[int, ...]], Work]] = {
 # others, such as compiled attention kernels of a package, are named to the user.
 KNOWN_NAMESPACES = {"aten", "prim", "prims", "torchvision", "profiler"}
 # Our own operators that multiply no matrices: it makes a matrix that resizes tables, on the host.
-OWN_WITHOUT_PRODUCTS = {"vitdet_d2.resize_matrix"}
+OWN_WITHOUT_PRODUCTS = {"vitdet_d2::resize_matrix"}
 # Of known namespaces, what does.
 UNCOUNTED = {"torchvision.deform_conv2d"}
 
@@ -118,7 +118,7 @@ class WorkCounter:
             outputs = out if isinstance(out, tuple | list) else [out]
             numbers = next(value.numel() for value in outputs if isinstance(value, Tensor))
             self._add(Work(flops=int(flops), activations=numbers))
-        elif name in OWN_WITHOUT_PRODUCTS:
+        elif name.replace(".", "::") in OWN_WITHOUT_PRODUCTS:
             return
         elif namespace not in KNOWN_NAMESPACES or name in UNCOUNTED:
             self.uncounted.add(name)
