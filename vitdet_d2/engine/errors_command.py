@@ -87,16 +87,28 @@ def _parser(prog: str) -> OneLineParser:
     )
     add("annotations", metavar="ANNOTATIONS", type=Path, help="COCO's or LVIS's JSON")
     add("--iou-type", choices=["bbox", "segm"], default="bbox", help="boxes (default) or masks")
-    add("--positive-iou", type=float, default=0.5, metavar="T", help="of a find; 0.5")
-    add("--background-iou", type=float, default=0.1, metavar="T", help="up to that: none; 0.1")
+    add(
+        "--positive-iou",
+        type=float,
+        default=0.5,
+        metavar="T",
+        help="overlap with which a detection finds an object; default 0.5",
+    )
+    add(
+        "--background-iou",
+        type=float,
+        default=0.1,
+        metavar="T",
+        help="overlap up to which a detection lies on background; default 0.1",
+    )
     add(
         "--max-detections",
         type=int,
         metavar="N",
-        help="of an image, over all classes; unset: 100, LVIS: 300",
+        help="best of an image, over all classes, that count; unset: 100, LVIS: 300",
     )
-    add("--per-class", action="store_true", help="also class by class")
-    add("--json", action="store_true", help="as JSON")
+    add("--per-class", action="store_true", help="also AP and dAP class by class")
+    add("--json", action="store_true", help="as JSON, in place of the table")
     add("--csv", type=Path, metavar="FILE", help="also as comma-separated values")
     add("--plot", type=Path, metavar="FILE", help="also as a picture: .png, .pdf or .svg")
     add("--debug", action="store_true", help="show tracebacks")
