@@ -17,7 +17,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from tests.evaluation.slow_tide import SlowTide
-from tests.evaluation.toy_tide import dataset, random_case, results, with_masks
+from tests.evaluation.toy_tide import dataset, lvis_case, random_case, results, with_masks
 from vitdet_d2.checks import check_coco_annotations
 from vitdet_d2.evaluation.tide import MAIN_ERRORS, SPECIAL_ERRORS, ErrorAnalysis, analyse_errors
 from vitdet_d2.evaluation.tide_data import Task, tide_data
@@ -200,10 +200,16 @@ def test_matches_slow_reference(seed: int, crowds: bool) -> None:
     assert sum(cost.count for cost in analysis.costs.values()) > 20
 
 
-@pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: f"{case['task']}{case['seed']}")
+@pytest.mark.parametrize(
+    "case", GOLDEN["cases"], ids=lambda case: f"{case['format']}-{case['task']}-{case['seed']}"
+)
 def test_matches_tidecv(case: dict[str, Any]) -> None:
-    truth, found = random_case(case["seed"], crowds=True)
-    analysis = analyse(truth, with_masks(found), case["task"])
+    if case["format"] == "lvis":
+        truth, found = lvis_case(case["seed"])
+    else:
+        truth, found = random_case(case["seed"], crowds=True)
+        found = with_masks(found)
+    analysis = analyse(truth, found, case["task"])
     assert analysis.ap == pytest.approx(case["AP"])
     for name, delta in case["dAP"].items():
         assert analysis.costs[name].delta_ap == pytest.approx(delta, abs=1e-9), name

@@ -11,6 +11,8 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
+import pycocotools.mask as mask_util
+
 HEIGHT, WIDTH = 200, 240
 Box = Sequence[float]
 
@@ -85,10 +87,24 @@ def _quarter(value: float) -> float:
 
 def with_masks(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return detections with their boxes as masks."""
-    import pycocotools.mask as mask_util
-
     masked = []
     for row in found:
         (code,) = mask_util.frPyObjects([polygon(row["bbox"])], HEIGHT, WIDTH)
         masked.append({**row, "segmentation": {**code, "counts": code["counts"].decode()}})
     return masked
+
+
+def lvis_case(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return LVIS's toy without what tidecv treats otherwise.
+
+    That is: equal scores, detections of classes without objects, and shapes without area.
+    """
+    from tests.evaluation import toy_lvis
+
+    truth = toy_lvis.ground_truth(seed)
+    truth["annotations"] = [row for row in truth["annotations"] if row["area"] > 0]
+    present = {row["category_id"] for row in truth["annotations"]}
+    found = [row for row in toy_lvis.results(truth, seed) if min(row["bbox"][2:]) > 0]
+    found = [row for row in found if row["category_id"] in present]
+    found = [row for row in found if mask_util.area(row["segmentation"])]
+    return truth, [{**row, "score": row["score"] + 1e-7 * k} for k, row in enumerate(found)]
