@@ -119,6 +119,23 @@ def test_failures_leave_the_other_rows(capsys, tmp_path, jobs):
     assert len(jobs) == 6
 
 
+def test_variants_of_a_recipe(capsys, jobs):
+    variants = ["model.backbone.net.window_size=4", "model.backbone.net.window_block_indexes=[]"]
+    words = [word for variant in variants for word in ("--vary", variant)]
+    code, out, err = run(capsys, "quickstart", *OVERRIDES, *words, "--device", "cpu", "--json")
+    assert code == 0
+    rows = json.loads(out)
+    assert [(row["recipe"], row["variant"]) for row in rows] == [
+        ("quickstart", variant) for variant in variants
+    ]
+    assert rows[0]["test_flops"]["backbone"] < rows[1]["test_flops"]["backbone"]
+    assert [job.overrides for job in jobs[::2]] == [(*OVERRIDES, v) for v in variants]
+    assert f"measuring inference of quickstart {variants[0]} ..." in err
+    code, out, err = run(capsys, "quickstart", "--vary", "model.no=1", "--device", "cpu")
+    assert (code, out) == (2, "")
+    assert "no key 'model.no'" in err
+
+
 def test_a_recipe_that_cannot_be_counted(capsys, tmp_path, jobs):
     bad = tmp_path / "bad.py"
     bad.write_text(

@@ -30,6 +30,7 @@ class Row:
 
     Attributes:
         recipe: as it was named.
+        variant: the change that tells it from other rows of the same recipe, ``key=value``.
         part: the whole detector, or its backbone alone.
         batch: images of a measured run.
         count: None where it failed.
@@ -38,6 +39,7 @@ class Row:
     """
 
     recipe: str
+    variant: str | None = None
     part: Part
     batch: int
     count: DetectorCount | None = None
@@ -46,11 +48,12 @@ class Row:
 
     @property
     def title(self) -> str:
-        """What the recipe is called in tables: its name, or that of its file."""
+        """What the row is called in tables: the recipe's name, or that of its file, and variant."""
         path = Path(self.recipe)
         # Every run folder has its `config`.
         is_file = path.suffix in ENDINGS and path.stem != "config"
-        return path.stem if is_file else self.recipe
+        name = path.stem if is_file else self.recipe
+        return name if self.variant is None else f"{name} {self.variant}"
 
     @property
     def failures(self) -> list[str]:
@@ -65,6 +68,7 @@ class Row:
         """Return all that is known as plain data: numbers of single units, bytes and seconds."""
         facts: dict[str, Any] = {
             "recipe": self.recipe,
+            "variant": self.variant,
             "part": self.part,
             "batch": self.batch,
             "error": self.error,

@@ -41,6 +41,7 @@ examples:
   vitdet complexity vitdet_b vitdet_l vitdet_h --no-measure
   vitdet complexity vitdet_ti --size 640 --batch 2 --csv cost.csv --plot cost.png
   vitdet complexity vitdet_b --device cuda train.activation_checkpointing=true
+  vitdet complexity vitdet_b --vary train.amp.enabled=true --vary train.amp.enabled=false
   vitdet complexity vitdet_l --device cuda --memory-limit 24      does it fit on a 24 GB card?
 
 exit codes: 0 all done; 1 a recipe could not be counted or measured, for example for want of memory
@@ -57,6 +58,7 @@ class ComplexityArguments:
     Attributes:
         recipes: paths or names.
         overrides: changes of every recipe.
+        variants: further changes, each of which makes a row of every recipe; none: one row each.
         image_size: ``(H, W)`` in pixels; None: the recipe's.
         part: the whole detector, or its backbone (with neck) alone.
         measure: whether anything is measured.
@@ -74,6 +76,7 @@ class ComplexityArguments:
 
     recipes: tuple[str, ...]
     overrides: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()
     image_size: tuple[int, int] | None = None
     part: Part = "model"
     measure: bool = True
@@ -132,6 +135,7 @@ def parse_complexity(argv: Sequence[str], prog: str = "vitdet complexity") -> Co
     """
     values = vars(_parser(prog).parse_intermixed_args(list(argv)))
     words = values.pop("words")
+    values["variants"] = tuple(values["variants"])
     overrides = [w for w in words if _OVERRIDE.fullmatch(w) and not Path(w).exists()]
     recipes = [w for w in words if w not in overrides]
     if not recipes:
@@ -153,6 +157,8 @@ def _parser(prog: str) -> OneLineParser:
     )
     add = parser.add_argument
     add("words", nargs="*", metavar="RECIPE|key=value", help="recipes, and changes of all of them")
+    add("--vary", dest="variants", action="append", default=[], metavar="key=value",
+        help="a row per recipe with this change; may be given several times")  # fmt: skip
     add("--size", dest="image_size", type=_size, metavar="N|HxW", help="of images, in pixels; "
         "unset: the recipe's")  # fmt: skip
     add("--part", choices=["model", "backbone"], default="model", help="backbone: with its neck")
@@ -220,23 +226,31 @@ def _rows(arguments: ComplexityArguments) -> list[Row]:
     Raises:
         RecipeError: a recipe cannot be loaded, or the device is not there; before any work.
     """
+    from vitdet_d2.analysis.complexity import Row
     from vitdet_d2.engine.build import resolve_device
     from vitdet_d2.engine.recipes import load_recipe
 
     device = resolve_device(arguments.device, "--device") if arguments.measure else None
-    recipes = [load_recipe(name, arguments.overrides) for name in arguments.recipes]
     rows = [
-        _counted(arguments, name, cfg) for name, cfg in zip(arguments.recipes, recipes, strict=True)
+        Row(recipe=name, variant=variant, part=arguments.part, batch=arguments.batch)
+        for name in arguments.recipes
+        for variant in arguments.variants or (None,)
     ]
+    recipes = [load_recipe(row.recipe, _overrides(arguments, row)) for row in rows]
+    rows = [_counted(arguments, row, cfg) for row, cfg in zip(rows, recipes, strict=True)]
     if device is None:
         return rows
     return [_measured(arguments, row, str(device)) for row in rows]
 
 
-def _counted(arguments: ComplexityArguments, name: str, cfg: DictConfig) -> Row:
-    from vitdet_d2.analysis.complexity import Row, count_recipe
+def _overrides(arguments: ComplexityArguments, row: Row) -> tuple[str, ...]:
+    return arguments.overrides + (() if row.variant is None else (row.variant,))
 
-    row = Row(recipe=name, part=arguments.part, batch=arguments.batch)
+
+def _counted(arguments: ComplexityArguments, row: Row, cfg: DictConfig) -> Row:
+    """Return a row with its counts."""
+    from vitdet_d2.analysis.complexity import count_recipe
+
     try:
         return replace(row, count=count_recipe(cfg, arguments.image_size, arguments.part))
     except Exception as error:  # of a model of any kind; the rows of the others shall not be lost
@@ -255,10 +269,10 @@ def _measured(arguments: ComplexityArguments, row: Row, device: str) -> Row:
     outcomes = {}
     repeats, warmup = _REPEATS.get(device.partition(":")[0], _REPEATS["cuda"])
     for phase in phases:
-        print(f"measuring {phase} of {row.recipe} ...", file=sys.stderr, flush=True)
+        print(f"measuring {phase} of {row.title} ...", file=sys.stderr, flush=True)
         job = Job(
             recipe=row.recipe,
-            overrides=arguments.overrides,
+            overrides=_overrides(arguments, row),
             phase=phase,
             part=arguments.part,
             image_size=row.count.image_size,
