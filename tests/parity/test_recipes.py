@@ -84,6 +84,13 @@ BEYOND = {
     "cross_window_indexes": None,
     "conv_block": "bottleneck",
     "out_block_indexes": [],
+    "layer_scale_init": None,
+    "act": None,
+    "mlp": "gelu",
+    "mlp_norm": False,
+    "pre_norm": False,
+    "rope": None,
+    "rel_pos_bias": None,
 }
 
 
