@@ -13,7 +13,8 @@ from torch import nn
 from tests.engine.tiny_detector import OVERRIDES
 from vitdet_d2.analysis import measure, measured_run
 from vitdet_d2.analysis.job import Job, Outcome
-from vitdet_d2.analysis.measured_run import is_out_of_memory, precision_of, requested_bytes
+from vitdet_d2.analysis.measured_run import is_out_of_memory, requested_bytes
+from vitdet_d2.analysis.runs import detect_much, precision_of, training_batch, training_run
 from vitdet_d2.engine.build import build_model
 from vitdet_d2.engine.settings import read_settings
 from vitdet_d2.errors import RecipeError
@@ -60,7 +61,7 @@ def test_training_heads_have_their_nominal_load(monkeypatch):
     cfg = measured_run.recipe_of(job())
     assert cfg.model.backbone.square_pad == 0
     model = build_model(cfg, torch.device("cpu"))
-    (sample,) = measured_run._batch(job(), cfg, model)
+    (sample,) = training_batch(job(), cfg, model)
     heads = model.roi_heads
     assert len(sample["instances"]) == heads.batch_size_per_image * heads.positive_fraction
     masks = []
@@ -70,14 +71,14 @@ def test_training_heads_have_their_nominal_load(monkeypatch):
     )
     settings = read_settings(cfg)
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    step = measured_run._training(job(), cfg, model, settings, None)
+    step = training_run(job(), cfg, model, settings, None)
     step()
     step()
     assert masks == [len(sample["instances"])] * 2
     # The gradients are there, and the weights stay: every step is alike.
     assert all(p.grad is not None for p in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    (fewer,) = measured_run._batch(job(num_objects=1), cfg, model)
+    (fewer,) = training_batch(job(num_objects=1), cfg, model)
     assert len(fewer["instances"]) == 1
 
 
@@ -131,10 +132,10 @@ def test_detects_much_with_random_weights():
         stage.cls_score = nn.Linear(4, 3)
     model = nn.Module()
     model.roi_heads = heads
-    measured_run.detect_much(model)
+    detect_much(model)
     for stage in heads.box_predictor:
         assert stage.cls_score(torch.zeros(1, 4)).softmax(-1)[0, 0] > 0.99
-    measured_run.detect_much(nn.Linear(2, 2))  # nothing to do
+    detect_much(nn.Linear(2, 2))  # nothing to do
 
 
 def test_process_of_its_own_with_a_limit():
