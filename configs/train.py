@@ -32,4 +32,7 @@ train = {
     "activation_checkpointing": False,
     "compile": False,
     "best_metric": None,  # such as bbox/AP
+    "epochs": None,  # passes over the training images, in place of max_iter
+    "warmup_epochs": None,
+    "memory_strategy": None,  # full, windowed, hybrid or checkpointed
 }

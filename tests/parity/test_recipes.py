@@ -220,6 +220,9 @@ def test_training_settings(pair):
         "activation_checkpointing": False,
         "compile": False,
         "best_metric": None,
+        "epochs": None,
+        "warmup_epochs": None,
+        "memory_strategy": None,
     }
     expected = {**plain(theirs.train), **beyond}
     found = plain(ours.train)

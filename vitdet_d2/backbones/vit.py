@@ -260,6 +260,18 @@ class ViT(Backbone):
         """Image sides must be multiples of a patch; what is beyond is not seen."""
         return self._out_feature_strides[self._out_features[-1]]
 
+    def windowed_maps(self) -> dict[str, int]:
+        """Return the maps that come from a block of windows alone, with the block's number.
+
+        Such a map has not exchanged anything between windows since an earlier block.
+        """
+        ends = {**{name: i for i, name in self._stages.items()}, self._out_features[-1]: -1}
+        return {
+            name: i % self.depth
+            for name, i in ends.items()
+            if self.blocks[i].window_size and not self.blocks[i].use_residual_block
+        }
+
     def set_attention_method(self, method: AttentionMethod) -> None:
         """Choose how every block computes attention; the numbers agree up to rounding.
 

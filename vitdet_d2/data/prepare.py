@@ -54,6 +54,8 @@ class DatasetInfo:
     thing_classes: tuple[str, ...]
     # Category id of each class in the annotation file, in the same order.
     dataset_ids: tuple[int, ...]
+    # Images of one epoch; None where a data set has no COCO annotation file to tell.
+    num_train_images: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,18 @@ def prepare_datasets(cfg: DictConfig, *, training: bool = True) -> DatasetInfo:
         test_names=tuple(data.name for data in used if data.split == "val"),
         thing_classes=first.classes if first else (),
         dataset_ids=first.ids if first else (),
+        num_train_images=_num_train_images(cfg, used),
     )
+
+
+def _num_train_images(cfg: DictConfig, used: Sequence[_Used]) -> int | None:
+    reports = [data.report for data in used if data.split == "train"]
+    known = [report for report in reports if report is not None]
+    if not known or len(known) < len(reports):
+        return None
+    loader = _loader(cfg, "train")
+    keeps_empty = loader is not None and loader.get("filter_empty") is False
+    return sum(report.num_images if keeps_empty else report.num_usable for report in known)
 
 
 def _loader(cfg: DictConfig, split: Split) -> DictConfig | None:

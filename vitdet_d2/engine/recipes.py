@@ -20,11 +20,13 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from vitdet_d2.atomic_write import atomic_write
+from vitdet_d2.engine.memory_strategy import apply_memory_strategy
 from vitdet_d2.engine.overrides import apply_overrides, given_keys
 from vitdet_d2.engine.recipe_json import decode, from_json, to_json
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.runtime.safe_yaml import load_yaml
 from vitdet_d2.solver.batch_plan import MICRO_KEY, read_batch, require_divisible
+from vitdet_d2.solver.epochs import prefer_given_length
 from vitdet_d2.solver.scaling import ScaledKey, scale_recipe
 from vitdet_d2.zoo.python_recipe import load_python_recipe
 from vitdet_d2.zoo.recipe_names import find_recipe
@@ -64,6 +66,9 @@ DEFAULTS: dict[str, Any] = {
         "activation_checkpointing": False,
         "compile": False,
         "best_metric": None,
+        "epochs": None,
+        "warmup_epochs": None,
+        "memory_strategy": None,
     },
     "data": {
         "train_json": None,
@@ -132,10 +137,13 @@ def load_scaled_recipe(
     cfg = complete(cfg)
     if eval_only:
         apply_overrides(cfg, overrides)
+        apply_memory_strategy(cfg)
         return cfg, []
     has_batch = OmegaConf.select(cfg, MICRO_KEY) is not None
     written_for = read_batch(cfg).global_batch if has_batch else None
     apply_overrides(cfg, overrides)
+    apply_memory_strategy(cfg)
+    prefer_given_length(cfg, given_keys(overrides))
     global_batch = OmegaConf.select(cfg, "train.global_batch")
     if global_batch is not None:
         scaled = scale_recipe(

@@ -28,6 +28,7 @@ from vitdet_d2.engine.recipes import load_scaled_recipe, save_resolved
 from vitdet_d2.engine.run_folder import claim, make_writable
 from vitdet_d2.engine.terminal import quiet_third_parties, start_logging, stop_logging
 from vitdet_d2.errors import RecipeError, UserError
+from vitdet_d2.solver.epochs import SETTLED_KEYS
 from vitdet_d2.solver.scaling import ScaledKey, format_scaling
 
 logger = logging.getLogger(__name__)
@@ -144,7 +145,10 @@ def run_rank(arguments: RunArguments, plan: Plan) -> None:
 
 
 def _save_recipe(asked: DictConfig, folder: Path, used: DictConfig) -> None:
-    """Save a recipe as it was asked for, but for the pixel statistics, which weights may bring."""
+    """Save a recipe as it was asked for, but for the length and statistics that data bring."""
+    for key in SETTLED_KEYS:
+        if OmegaConf.select(asked, key) is not None:
+            OmegaConf.update(asked, key, OmegaConf.select(used, key))
     for key in STATISTICS:
         if OmegaConf.select(asked, f"model.{key}") is not None:
             asked.model[key] = used.model[key]

@@ -15,9 +15,10 @@ from typing import Any, Literal
 
 import torch
 from detectron2.utils import comm
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from vitdet_d2.engine import random_state
+from vitdet_d2.engine.batch_norm import settle_batch_norms
 from vitdet_d2.engine.best import require_metric
 from vitdet_d2.engine.build import (
     apply_vit_options,
@@ -43,6 +44,8 @@ from vitdet_d2.engine.stop_signals import StopRequest
 from vitdet_d2.engine.trainer import Trainer
 from vitdet_d2.engine.training_state import TrainingParts, restore_rng
 from vitdet_d2.errors import RecipeError
+from vitdet_d2.solver.batch_plan import MICRO_KEY
+from vitdet_d2.solver.epochs import settle_epochs
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +83,8 @@ def do_train(
     found = _find_checkpoint(store, resume)
     first_weights = settings.init_checkpoint if found is None else ""
     info = prepare_inputs(cfg, first_weights, training=True)
+    settle_epochs(cfg, info.num_train_images)
+    settings = read_settings(cfg)
     state = store.load(found) if found is not None else None
     seed = _choose_seed(settings.seed, state)
     random_state.seed_everything(seed + comm.get_rank())
@@ -172,6 +177,12 @@ def _choose_seed(configured: int | None, state: dict[str, Any] | None) -> int:
     return seed
 
 
+def _images_per_process(cfg: DictConfig) -> int | None:
+    """Return the images of a loader batch, where the recipe says how many."""
+    batch = OmegaConf.select(cfg, MICRO_KEY)
+    return None if batch is None else int(batch) // comm.get_world_size()
+
+
 def _build_parts(
     cfg: DictConfig,
     settings: TrainSettings,
@@ -182,7 +193,9 @@ def _build_parts(
 ) -> TrainingParts:
     if settings.best_metric is not None:
         require_metric(cfg, settings.best_metric, info.thing_classes)
-    model = build_model(cfg, device)
+    model = settle_batch_norms(
+        build_model(cfg, device), device, comm.get_world_size(), _images_per_process(cfg)
+    )
     logger.debug("Model:\n%s", model)
     frozen = apply_vit_options(model, settings, device)
     optimizer = build_optimizer(cfg, model)

@@ -9,13 +9,17 @@ Source: 2111.11429, section 2.1, after XCiT, arXiv 2106.09681; ViTDet, arXiv 220
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from detectron2.modeling.backbone import FPN
 from detectron2.modeling.backbone.backbone import Backbone
 from torch import nn
 
+from vitdet_d2.backbones.vit import ViT
 from vitdet_d2.necks.resampling import ResampledMaps
+
+logger = logging.getLogger(__name__)
 
 
 class MultiTapFPN(FPN):
@@ -56,6 +60,7 @@ class MultiTapFPN(FPN):
             RecipeError: maps that do not exist, or scale factors that do not fit.
         """
         bottom_up = ResampledMaps(net, in_features, scale_factors, resampling_norm)
+        _warn_of_windowed_maps(net, in_features)
         super().__init__(
             bottom_up=bottom_up,
             in_features=list(bottom_up.output_shape()),
@@ -76,3 +81,17 @@ class MultiTapFPN(FPN):
     def padding_constraints(self) -> dict[str, int]:
         """What `ImageList.from_tensors` pads images to."""
         return {"size_divisibility": self._size_divisibility, "square_size": self._square_pad}
+
+
+def _warn_of_windowed_maps(net: Backbone, in_features: Sequence[str]) -> None:
+    """Say which levels start from a map that windows have not been joined in."""
+    if not isinstance(net, ViT):
+        return
+    windowed = {name: i for name, i in net.windowed_maps().items() if name in in_features}
+    if windowed:
+        logger.warning(
+            "MultiTapFPN: %s come from blocks that attend in windows (%s); 2111.11429 lets the "
+            "tapped blocks attend globally: take them out of window_block_indexes",
+            ", ".join(windowed),
+            ", ".join(map(str, windowed.values())),
+        )
