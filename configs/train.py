@@ -9,6 +9,7 @@ train = {
         "layer_scale": "auto",
         "patch_resize": "pinv",
         "position_grid": None,  # a square
+        "absent_positions": "zeros",
         "allow_partial": False,
         "normalisation": "source",
     },

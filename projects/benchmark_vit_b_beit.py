@@ -21,5 +21,5 @@ from .benchmark_vit_b_mae import data, dataloader, lr_multiplier, model, optimiz
 __all__ = ["data", "dataloader", "lr_multiplier", "model", "optimizer", "train"]
 
 train.init_checkpoint = "beit_b_in1k"
-train.init_options.update(layer_scale="keep")
+train.init_options.update(layer_scale="keep", absent_positions="random")
 model.backbone.net.update(layer_scale_init=0.1, qkv_bias="qv")

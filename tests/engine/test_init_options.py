@@ -53,7 +53,8 @@ def test_every_argument_of_the_loader_is_reached_from_a_recipe(
         del arguments[name]
     given = {
         "source": "dino", "layer_scale": "fold", "patch_resize": "bicubic",
-        "position_grid": [3, 5], "allow_partial": True, "normalisation": "recipe",
+        "position_grid": [3, 5], "absent_positions": "random",
+        "allow_partial": True, "normalisation": "recipe",
     }  # fmt: skip
     assert set(given) == set(arguments)
     passed: dict[str, Any] = {}

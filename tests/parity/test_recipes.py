@@ -206,6 +206,7 @@ def test_training_settings(pair):
             "layer_scale": "auto",
             "patch_resize": "pinv",
             "position_grid": None,
+            "absent_positions": "zeros",
             "allow_partial": False,
             "normalisation": "source",
         },

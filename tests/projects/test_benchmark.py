@@ -17,11 +17,14 @@ from torch import nn
 from tests.backbones.vit_case import pixels
 from tests.closed_form import fill_, tensor
 from tests.layers.test_attention_bias import slow_attention, slow_windows
+from tests.pretrained import key_lists
 from tests.projects.test_ablation import TI, target
 from vitdet_d2.backbones import ViT
 from vitdet_d2.engine.recipe_json import from_json, to_json
 from vitdet_d2.engine.recipes import load_recipe
 from vitdet_d2.necks import MultiTapFPN
+from vitdet_d2.pretrained import load
+from vitdet_d2.zoo.initialisations import source_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -106,6 +109,58 @@ def test_recipes_train_when_made_small_by_overrides(name):
     silent = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     # At first the tables of biases are zero, and learn all the same.
     assert not [n for n in silent if "net." in n or "fpn" in n or "bottom_up" in n]
+
+
+# What a file of each source holds, from the official classes at full size.
+FILES = {"supervised": "deit", "mocov3": "moco", "beit": "beit_pt", "mae": "mae"}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_initialisations_supply_all_that_they_can(kind):
+    cfg = load_recipe(f"benchmark_vit_b_{kind}")
+    with torch.device("meta"):
+        net = instantiate(cfg.model.backbone.net)
+    options = dict(cfg.train.init_options)
+    options["source"] = source_of(cfg.train.init_checkpoint)
+    if kind == "beit":
+        options["absent_positions"] = "zeros"  # nothing can be drawn on the meta device
+    content = {"model": key_lists.read(FILES[kind])}
+    report = load(net, "weights.pth", content=content, **options)
+    assert report.supplied[0] == report.supplied[1]
+    assert not report.missing
+    assert not report.mismatched
+    new = set(report.initialised)
+    if kind == "beit":
+        # One table becomes both, resized; LayerScale is kept.
+        resized = {name: (old, new) for name, old, new in report.resized}
+        assert resized["rel_pos_bias_window"] == ((732, 12), (729, 12))
+        assert resized["rel_pos_bias_global"] == ((732, 12), (16129, 12))
+        assert not report.folded
+        assert {"blocks.0.ls1.gamma", "blocks.11.attn.v_bias"} <= set(report.loaded)
+        assert not new
+    else:
+        assert new == {"rel_pos_bias_window", "rel_pos_bias_global"}
+
+
+def test_absent_positions_stay_at_random():
+    net = ViT(
+        img_size=32, embed_dim=32, depth=1, num_heads=2, rel_pos_bias="shared", qkv_bias="qv",
+        layer_scale_init=0.1,
+    )  # fmt: skip
+    content = {name: torch.ones_like(value) for name, value in net.state_dict().items()}
+    del content["pos_embed"], content["rel_pos_bias_global"]
+    content["rel_pos_bias.relative_position_bias_table"] = torch.ones(732, 2)
+    content["blocks.0.gamma_1"] = content.pop("blocks.0.ls1.gamma")
+    content["blocks.0.gamma_2"] = content.pop("blocks.0.ls2.gamma")
+    content["cls_token"] = torch.ones(1, 1, 32)
+    before = net.pos_embed.detach().clone()
+    assert before.any()
+    report = load(net, "x.pth", content=content, source="beit", absent_positions="random")
+    assert torch.equal(net.pos_embed, before)
+    assert report.initialised == ("pos_embed",)
+    report = load(net, "x.pth", content=content, source="beit")
+    assert not net.pos_embed.any()
+    assert report.zeros == ("pos_embed",)
 
 
 # Two windowed and two global blocks on 4 x 6 tokens; windows of 3 tokens need padding. Tables of

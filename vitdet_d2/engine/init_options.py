@@ -22,6 +22,7 @@ LOAD_REPORT = "load_report.json"
 
 LayerScale = Literal["auto", "keep", "fold"]
 PatchResize = Literal["pinv", "bicubic"]
+AbsentPositions = Literal["zeros", "random"]
 Statistics = Literal["source", "recipe"]
 
 
@@ -35,6 +36,7 @@ class InitOptions:
             model has it.
         patch_resize: how the kernel of another patch size is resized.
         position_grid: ``(h, w)`` of the file's absolute positions in patches; None: a square.
+        absent_positions: what absolute positions are where the file has none.
         allow_partial: whether less than 95 % of what the source can supply will do.
         normalisation: whose pixel statistics are used, the source's or the recipe's.
     """
@@ -43,6 +45,7 @@ class InitOptions:
     layer_scale: LayerScale = "auto"
     patch_resize: PatchResize = "pinv"
     position_grid: tuple[int, int] | None = None
+    absent_positions: AbsentPositions = "zeros"
     allow_partial: bool = False
     normalisation: Statistics = "source"
 
@@ -64,6 +67,7 @@ class InitOptions:
             layer_scale=self.layer_scale,
             patch_resize=self.patch_resize,
             position_grid=self.position_grid,
+            absent_positions=self.absent_positions,
             allow_partial=self.allow_partial,
             normalisation=self.normalisation,
         )
@@ -113,12 +117,14 @@ def read_init_options(cfg: DictConfig) -> InitOptions:
         raise RecipeError(f"{key}.allow_partial: expected true or false, got {partial!r}")
     layer_scale = _choice(given, "layer_scale", get_args(LayerScale), "auto")
     patch_resize = _choice(given, "patch_resize", get_args(PatchResize), "pinv")
+    positions = _choice(given, "absent_positions", get_args(AbsentPositions), "zeros")
     statistics = _choice(given, "normalisation", get_args(Statistics), "source")
     return InitOptions(
         source=source,
         layer_scale=cast(LayerScale, layer_scale),
         patch_resize=cast(PatchResize, patch_resize),
         position_grid=_grid(given.get("position_grid")),
+        absent_positions=cast(AbsentPositions, positions),
         allow_partial=partial,
         normalisation=cast(Statistics, statistics),
     )

@@ -42,6 +42,7 @@ DEFAULTS: dict[str, Any] = {
             "layer_scale": "auto",
             "patch_resize": "pinv",
             "position_grid": None,
+            "absent_positions": "zeros",
             "allow_partial": False,
             "normalisation": "source",
         },

@@ -31,6 +31,7 @@ _MAY_BE_NEW = re.compile(r"\.rel_pos_[hw]$|relative_position_bias_table$|^rel_po
 _CONVOLUTIONAL_BLOCK = re.compile(r"\.residual\.")
 # The layer before each LayerScale, whatever the kind of perceptron.
 _SCALED = {"ls1": ("attn.proj",), "ls2": ("mlp.fc2", "mlp.w3")}
+AbsentPositions = Literal["zeros", "random"]
 _SHARED_TABLES = ("rel_pos_bias_window", "rel_pos_bias_global")
 
 
@@ -76,6 +77,7 @@ def fit(
     layer_scale: LayerScale = "auto",
     patch_resize: PatchResize = "pinv",
     position_grid: tuple[int, int] | None = None,
+    absent_positions: AbsentPositions = "zeros",
 ) -> Fitted:
     """Fit an encoder to a ViT.
 
@@ -88,6 +90,8 @@ def fit(
             the model has it.
         patch_resize: how the kernel of another patch size is resized.
         position_grid: ``(h, w)`` of the file's positions, in patches; None: a square.
+        absent_positions: what absolute positions are where the file has none, ``zeros``, which
+            changes no feature, or what the model has, at ``random``.
 
     Raises:
         WeightsError: positions that are no such grid, a bias of keys where the model has none, or
@@ -117,7 +121,7 @@ def fit(
         if found != wanted:
             fitted.resized.append((name, found, wanted))
         fitted.tensors[name] = tensor
-    _account(model, fitted)
+    _account(model, fitted, absent_positions)
     return fitted
 
 
@@ -274,7 +278,9 @@ def _resized(
     return fit_table(name, tensor, wanted)
 
 
-def _account(model: Mapping[str, Tensor], fitted: Fitted) -> None:
+def _account(
+    model: Mapping[str, Tensor], fitted: Fitted, absent_positions: AbsentPositions
+) -> None:
     """Say of every name of the model that got nothing why, and fill in zeros and ones."""
     touched = {*fitted.tensors, *(name for name, _, _ in fitted.mismatched)}
     kinds = {_kind(name) for name in touched}
@@ -283,7 +289,9 @@ def _account(model: Mapping[str, Tensor], fitted: Fitted) -> None:
             continue
         # What other blocks of the file have is missing here.
         in_no_block = _kind(name) not in kinds
-        if name == POSITIONS or (in_no_block and _weight_of(name) in touched):
+        if name == POSITIONS and absent_positions == "random":
+            fitted.new.append(name)
+        elif name == POSITIONS or (in_no_block and _weight_of(name) in touched):
             # Zeros are what an encoder without them has.
             fitted.zeros.append(name)
             fitted.tensors[name] = torch.zeros_like(value, device=_device(fitted))

@@ -23,7 +23,7 @@ from vitdet_d2.pretrained.container import Unwrapped, unwrap
 from vitdet_d2.pretrained.detector import match
 from vitdet_d2.pretrained.encoder import STEM, Encoder
 from vitdet_d2.pretrained.entry import checked_entry
-from vitdet_d2.pretrained.fit import Fitted, LayerScale, fit, lost_positions
+from vitdet_d2.pretrained.fit import AbsentPositions, Fitted, LayerScale, fit, lost_positions
 from vitdet_d2.pretrained.identity import Identity, identify
 from vitdet_d2.pretrained.model_statistics import carry_normalisation, saved_statistics
 from vitdet_d2.pretrained.needs import check_needs
@@ -63,6 +63,7 @@ class _Choices:
     layer_scale: LayerScale
     patch_resize: PatchResize
     position_grid: tuple[int, int] | None
+    absent_positions: AbsentPositions
     allow_partial: bool
     normalisation: Statistics
     strict_heads: bool
@@ -77,7 +78,7 @@ class _Choices:
             named_source(self.source)
         for name, kind in (
             ("layer_scale", LayerScale), ("patch_resize", PatchResize),
-            ("normalisation", Statistics),
+            ("absent_positions", AbsentPositions), ("normalisation", Statistics),
         ):  # fmt: skip
             value = getattr(self, name)
             if value not in get_args(kind):
@@ -94,6 +95,7 @@ def load(
     layer_scale: LayerScale = "auto",
     patch_resize: PatchResize = "pinv",
     position_grid: tuple[int, int] | None = None,
+    absent_positions: AbsentPositions = "zeros",
     allow_partial: bool = False,
     normalisation: Statistics = "source",
     strict_heads: bool = False,
@@ -114,6 +116,8 @@ def load(
         patch_resize: how a kernel of another patch size is resized: ``pinv`` (features of equal
             content stay equal) or ``bicubic``.
         position_grid: ``(h, w)`` of the file's absolute positions in patches; None: a square.
+        absent_positions: where the file has no absolute positions (BEiT) and the model has them,
+            they become ``zeros``, which changes no feature, or stay at ``random``.
         allow_partial: whether less than 95 % of what the source can supply will do.
         normalisation: whose pixel statistics the model gets, the ``source``'s where it is sure, or
             the ``recipe``'s, which the model has.
@@ -134,7 +138,8 @@ def load(
     choices = _Choices(
         source=source or source_of(os.fspath(path_or_url)), layer_scale=layer_scale,
         patch_resize=patch_resize,
-        position_grid=position_grid, allow_partial=allow_partial, normalisation=normalisation,
+        position_grid=position_grid, absent_positions=absent_positions,
+        allow_partial=allow_partial, normalisation=normalisation,
         strict_heads=strict_heads,
     )  # fmt: skip
     if content is None:
@@ -269,7 +274,7 @@ def _load_encoder(
     fitted = fit(
         path, encoder, names, has_class_position=traits.has_class_position,
         layer_scale=choices.layer_scale, patch_resize=choices.patch_resize,
-        position_grid=choices.position_grid,
+        position_grid=choices.position_grid, absent_positions=choices.absent_positions,
     )  # fmt: skip
     _check_encoder(path, fitted, encoder, theirs, ours, choices)
     report = _encoder_report(path, encoder, fitted, own, prefix, notes)
