@@ -41,9 +41,11 @@ REQUIRES = [
 ]
 QUICKSTART = ["scikit-learn>=1.3"]
 PLOTS = ["matplotlib>=3.8"]
+TUNE = ["optuna>=4"]
 TEST = [
     *QUICKSTART,
     *PLOTS,
+    *TUNE,
     "pytest>=8",
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",
@@ -83,6 +85,7 @@ setup(
     extras_require={
         "quickstart": QUICKSTART,
         "plots": PLOTS,
+        "tune": TUNE,
         "test": TEST,
         "dev": [*TEST, "pre-commit>=3.7"],
     },

@@ -24,7 +24,7 @@ LAYERS = [
     ("layers",),
     ("backbones", "necks", "heads"),
     ("pretrained", "zoo", "data", "solver", "evaluation"),
-    ("engine", "analysis", "environment"),
+    ("engine", "analysis", "tuning", "environment"),
     ("__main__",),
 ]
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -16,6 +16,7 @@ from vitdet_d2 import runtime, zoo
 from vitdet_d2.engine.arguments import RunArguments, parse_eval, parse_train
 from vitdet_d2.engine.predict_arguments import parse_predict
 from vitdet_d2.engine.recipes import load_recipe
+from vitdet_d2.engine.tune_arguments import parse_tune
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.zoo.recipe_names import find_recipe, recipe_names
 
@@ -51,7 +52,10 @@ def anchors(path: Path) -> set[str]:
 
 def commands(text: str) -> list[list[str]]:
     """Arguments of every command of ours in code blocks, from ``train`` or ``eval`` on."""
-    ours = r"(^|\s)((vitdet (train|eval)|train_net\.py) .*--config-file|vitdet predict .*--input)"
+    ours = (
+        r"(^|\s)((vitdet (train|eval)|train_net\.py) .*--config-file"
+        r"|vitdet tune \w+ |vitdet predict .*--input)"
+    )
     found = []
     for block in blocks(text):
         for line in block.replace("\\\n", " ").splitlines():
@@ -76,7 +80,15 @@ def check_prediction(argv: list[str]) -> None:
         load_recipe(arguments.config_file, arguments.overrides, eval_only=True)
 
 
+def check_tuning(argv: list[str]) -> None:
+    arguments = parse_tune(argv)
+    load_recipe(arguments.recipe, arguments.overrides)
+
+
 def check_command(command: list[str]) -> None:
+    if command[0] == "tune":
+        check_tuning(command[1:])
+        return
     if command[0] == "predict":
         check_prediction(command[1:])
         return

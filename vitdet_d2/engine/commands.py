@@ -81,6 +81,16 @@ def _complexity(argv: Sequence[str], prog: str) -> None:
     main(argv, prog)
 
 
+def _tune(argv: Sequence[str], prog: str) -> None:
+    # Before the rest is imported, so that help and wrong usage are told at once.
+    from vitdet_d2.engine.tune_arguments import parse_tune
+
+    arguments = parse_tune(argv, prog)
+    from vitdet_d2.engine.tune_command import run_tune
+
+    run_tune(arguments)
+
+
 COMMANDS: dict[str, Command] = {
     "train": Command(summary="train the model of a recipe, and evaluate it", run=train),
     "eval": Command(summary="evaluate weights on the test data of a recipe", run=_eval),
@@ -92,6 +102,7 @@ COMMANDS: dict[str, Command] = {
     "complexity": Command(
         summary="count and measure what recipes cost: FLOPs, memory, time", run=_complexity
     ),
+    "tune": Command(summary="choose learning rate, weight decay and drop path", run=_tune),
     "env": Command(summary="show versions, devices, and which Detectron2 is in use", run=_env),
 }
 

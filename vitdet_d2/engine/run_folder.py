@@ -106,11 +106,12 @@ def _check(folder: Path, resume: Resume, overwrite: bool) -> None:
         )
 
 
-def make_writable(folder: Path) -> None:
+def make_writable(folder: Path, option: str = "train.output_dir=FOLDER") -> None:
     """Make the folder, and write a byte into it.
 
     Args:
         folder: of the run.
+        option: that names another one, for the message.
 
     Raises:
         UserError: the system refuses.
@@ -122,7 +123,7 @@ def make_writable(folder: Path) -> None:
     except OSError as error:
         raise UserError(
             f"output folder {folder} cannot be written to: {error.strerror or error}; name another "
-            "one with train.output_dir=FOLDER"
+            f"one with {option}"
         ) from error
 
 
