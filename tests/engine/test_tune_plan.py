@@ -16,6 +16,22 @@ def plan(*argv: str) -> TunePlan:
     return make_plan(parse_tune(argv))
 
 
+@pytest.mark.parametrize(
+    ("argv", "length"),
+    [
+        (("benchmark_vit_b_mae",), ("train.epochs=25",)),
+        (("benchmark_vit_b_random",), ("train.epochs=100",)),
+        (("benchmark_vit_b_mae", "train.init_checkpoint=''"), ("train.epochs=100",)),
+        (("benchmark_vit_b_mae", "--epochs", "12.5"), ("train.epochs=12.5",)),
+        (("benchmark_vit_b_mae", "--iterations", "9"), ("train.max_iter=9",)),
+        (("benchmark_vit_b_mae", "train.epochs=50"), ()),
+        (("vitdet_b", "--epochs", "12"), ("train.epochs=12",)),
+    ],
+)
+def test_length_of_cells(argv: tuple[str, ...], length: tuple[str, ...]) -> None:
+    assert plan(*argv).runner.length == length
+
+
 def test_recipes_in_iterations_need_a_length() -> None:
     with pytest.raises(RecipeError, match=r"vitdet_b trains for 184375 iterations; .*--epochs N"):
         plan("vitdet_b")
