@@ -118,8 +118,8 @@ def _finish(plan: TunePlan, study: TuningStudy, *, as_json: bool) -> None:
     if not known[-1].open and known[-1].best is None:
         raise UserError(
             f"all {len(known[-1].cells)} cells of stage {known[-1].number} failed, the first one: "
-            f"{records[known[-1].cells[0]].error}; cure it and add --retry-failed to the command, or "
-            "begin another study (--output FOLDER) where the cure is another recipe or override"
+            f"{records[known[-1].cells[0]].error}; cure it and add --retry-failed to the command, "
+            "or begin another study (--output FOLDER) where the cure is another recipe or override"
         )
 
 
