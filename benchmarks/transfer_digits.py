@@ -121,7 +121,8 @@ def _has_reached(run: Path, iteration: int) -> bool:
     path = run / "metrics.json"
     if not path.is_file():
         return False
-    lines = path.read_text().splitlines()
+    # What follows the last line break may still be written.
+    lines = path.read_text().rpartition("\n")[0].splitlines()
     return bool(lines) and json.loads(lines[-1])["iteration"] >= iteration
 
 
@@ -141,6 +142,7 @@ def main() -> int:
         found, verdict, seconds = train(kind, folder, options.iterations)
         boxes = [line["bbox/AP50"] for line in found]
         good &= boxes[-1] - boxes[0] >= MIN_RISE
+        good &= SOURCES[kind] is None or "verdict: all that" in verdict
         row = ", ".join(f"{ap:.1f}" for ap in boxes)
         print(
             f"{kind:<14}  {row}, {found[-1]['segm/AP50']:.1f}, {seconds:.0f}, {verdict}", flush=True

@@ -37,6 +37,15 @@ def test_recipes_in_iterations_need_a_length() -> None:
         plan("vitdet_b")
 
 
+def test_a_metric_that_no_cell_will_have_is_refused() -> None:
+    for metric in ("segm/AP50", "bbox/AP-a cat"):  # classes are known when data are read
+        assert plan("benchmark_vit_b_mae", "--metric", metric).runner.metric == metric
+    with pytest.raises(RecipeError, match=r"--metric: there is no metric 'bbox/ap'; .* segm/AP,"):
+        plan("benchmark_vit_b_mae", "--metric", "bbox/ap")
+    with pytest.raises(RecipeError, match=r"--metric=bbox/AP: .* no dataloader\.evaluator.* one$"):
+        plan("benchmark_vit_b_mae", "~dataloader.evaluator")
+
+
 def machine(monkeypatch: pytest.MonkeyPatch, gpus: int, visible: str | None = None) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -191,6 +192,35 @@ def test_a_living_worker_of_this_machine_keeps_its_cell_however_silent(tmp_path:
     assert two.take_over_stale() == []
     clock.now = 1e6
     assert two.take_over_stale() == []
+
+
+def test_a_worker_that_comes_while_another_looks_is_not_taken_for_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = study(tmp_path, protocol())
+    reads = []
+    for name in ("_trials", "_attributes"):
+        read = getattr(TuningStudy, name)
+
+        def come_after(self: TuningStudy, read: Callable[..., object] = read) -> object:
+            found = read(self)
+            reads.append(found)
+            if len(reads) == 1:
+                claimed(newcomer)
+            return found
+
+        monkeypatch.setattr(one, name, come_after.__get__(one))
+    newcomer = study(tmp_path, protocol(), identity=ELSEWHERE)
+    assert one.take_over_stale() == []
+    assert newcomer.records()[CELL].state == "running"
+
+
+def test_an_error_of_a_claim_that_was_taken_over_does_not_count(tmp_path: Path) -> None:
+    one = study(tmp_path, protocol())
+    number = claimed(one)
+    study(tmp_path, protocol()).release(number)
+    assert not one.fail(number, "too late")
+    assert one.records() == {}
 
 
 def test_identity_of_processes() -> None:

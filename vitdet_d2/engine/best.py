@@ -24,6 +24,7 @@ from vitdet_d2.evaluation.lvis_scoring import MAX_DETECTIONS
 
 logger = logging.getLogger(__name__)
 
+BEST_METRIC_KEY = "train.best_metric"
 _SIZES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 _FREQUENCIES = ("APr", "APc", "APf")
 _TASKS = ("bbox", "segm")
@@ -125,13 +126,16 @@ class BestWeights:
         )
 
 
-def require_metric(cfg: DictConfig, metric: str, thing_classes: Sequence[str]) -> None:
+def require_metric(
+    cfg: DictConfig, metric: str, thing_classes: Sequence[str] | None, key: str = BEST_METRIC_KEY
+) -> None:
     """Refuse a metric that the recipe's evaluator never has, where that can be known beforehand.
 
     Args:
         cfg: a recipe.
-        metric: ``train.best_metric``.
-        thing_classes: names of the data set's classes.
+        metric: asked for by `key`.
+        thing_classes: names of the data set's classes; None: not known, any name is taken.
+        key: recipe key or option, for messages.
 
     Raises:
         RecipeError: there is no such metric, or no evaluator.
@@ -139,9 +143,11 @@ def require_metric(cfg: DictConfig, metric: str, thing_classes: Sequence[str]) -
     node = cfg.dataloader.get("evaluator")
     if node is None:
         raise RecipeError(
-            f"train.best_metric={metric}: the recipe has no dataloader.evaluator, so nothing is "
-            "measured; add one, or set train.best_metric=null"
+            f"{key}={metric}: the recipe has no dataloader.evaluator, so nothing is measured; add "
+            f"one{', or set ' + key + '=null' if key == BEST_METRIC_KEY else ''}"
         )
+    if thing_classes is None:
+        thing_classes = [metric.partition("/AP-")[2]]
     known: list[str] = []
     for part in node if isinstance(node, Sequence) else [node]:
         names = _metrics_of(part, thing_classes)
@@ -149,7 +155,7 @@ def require_metric(cfg: DictConfig, metric: str, thing_classes: Sequence[str]) -
             return
         known += names
     if metric not in known:
-        error = unknown_metric(metric, known)
+        error = unknown_metric(metric, known, key)
         raise error
 
 
@@ -172,16 +178,17 @@ def _metrics_of(node: Any, thing_classes: Sequence[str]) -> list[str] | None:
     return [f"{task}/{size}" for task in node.get("tasks") or _TASKS for size in sizes]
 
 
-def unknown_metric(metric: str, available: Iterable[str]) -> RecipeError:
+def unknown_metric(
+    metric: str, available: Iterable[str], key: str = BEST_METRIC_KEY
+) -> RecipeError:
     """Return the error that lists what there is, one name for all classes.
 
     Args:
-        metric: ``train.best_metric``.
+        metric: asked for by `key`.
         available: names of metrics.
+        key: recipe key or option.
     """
     shown = dict.fromkeys(
         f"{name.partition('/AP-')[0]}/AP-CLASS" if "/AP-" in name else name for name in available
     )
-    return RecipeError(
-        f"train.best_metric: there is no metric {metric!r}; there are {', '.join(shown)}"
-    )
+    return RecipeError(f"{key}: there is no metric {metric!r}; there are {', '.join(shown)}")

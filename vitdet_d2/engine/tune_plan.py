@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from vitdet_d2.engine.best import require_metric
 from vitdet_d2.engine.overrides import given_keys
 from vitdet_d2.engine.recipes import load_recipe
 from vitdet_d2.engine.tune_arguments import TuneArguments
@@ -71,6 +72,7 @@ def make_plan(arguments: TuneArguments) -> TunePlan:
     refuse_own_keys(arguments.overrides, keys)
     length = _length(asked, arguments)
     cfg = load_recipe(str(recipe), (*arguments.overrides, *length))
+    require_metric(cfg, arguments.metric, None, key="--metric")
     settings = Settings(
         recipe=recipe_text(cfg, keys),
         protocol=_protocol(arguments),

@@ -177,6 +177,8 @@ class TuningStudy:
         Returns:
             Whether the claim still stood.
         """
+        if not self.is_mine(number):
+            return False
         # First, so that a trial that failed and has no error is an abandoned one, whenever this
         # process is killed.
         self._note(failure_key(number), {"error": error[:MAX_ERROR_LENGTH], "forgiven": False})
@@ -203,9 +205,10 @@ class TuningStudy:
         A worker of this machine is gone when its process is; one of another machine when it has
         been silent for the time of grace, measured by this process' own clock.
         """
-        attributes = self._attributes()
+        # Workers say that they live before they claim: read in this order, no living one is missed.
+        trials, attributes = self._trials(), self._attributes()
         freed = []
-        for trial in self._trials():
+        for trial in trials:
             if trial.state.name != "RUNNING":
                 continue
             if self._is_gone(str(trial.user_attrs.get("worker")), attributes):
