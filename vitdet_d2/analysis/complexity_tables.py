@@ -120,7 +120,10 @@ def _regions(rows: Sequence[Row]) -> list[str]:
             f"{train.boxes} boxes and {train.masks} masks in training"
         )
         found.setdefault(text, []).append(row.title)
-    lines = [f"{', '.join(names)}: {text}" for text, names in found.items()]
+    if len(found) == 1:
+        lines = list(found)
+    else:
+        lines = [f"{', '.join(names)}: {text}" for text, names in found.items()]
     return lines + [f"{row.title}: {note}" for row in rows if row.count for note in row.count.notes]
 
 
