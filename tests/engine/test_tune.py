@@ -74,6 +74,7 @@ def test_a_study_ends_with_table_heat_map_and_command(tune: Tune) -> None:
     assert (tune.folder / "heat_map.png").read_bytes().startswith(b"\x89PNG")
     command = next(line for line in out.splitlines() if line.startswith("  vitdet train"))
     arguments = parse_train(shlex.split(command)[2:])
+    assert arguments.num_gpus == 0, "as the cells"
     cfg = load_recipe(arguments.config_file, arguments.overrides)
     assert (cfg.optimizer.lr, cfg.optimizer.weight_decay) == (1e-3, 0.1)
     assert (cfg.model.backbone.net.drop_path_rate, cfg.train.seed) == (0.3, 5)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -73,6 +74,12 @@ def test_command_of_a_cell(tmp_path: Path) -> None:
         "optimizer.weight_decay=0.1 model.backbone.net.drop_path_rate=0.2 "
         f"train.output_dir={tmp_path}/cells/lr0.0001_wd0.1_dp0.2"
     )
+
+
+def test_trainings_have_the_gpus_of_a_slot(tmp_path: Path) -> None:
+    pairs = Slots(devices=(("0", "1"), ("2", "3")), count=2)
+    of = dataclasses.replace(runner(tmp_path), slots=pairs)
+    assert of.training == ["train", "--config-file", "quickstart", "--num-gpus", "2"]
 
 
 def test_gpus_go_to_slots() -> None:

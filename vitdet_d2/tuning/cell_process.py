@@ -95,15 +95,16 @@ class CellRunner:
         """Return the file that has what a cell's process printed."""
         return self.output / "logs" / f"{cell.key}.txt"
 
+    @property
+    def training(self) -> list[str]:
+        """Arguments of ``vitdet`` that all trainings of the recipe begin with."""
+        gpus = len(self.slots.devices[0]) if self.slots.devices else 0
+        return ["train", "--config-file", self.recipe, "--num-gpus", str(gpus)]
+
     def arguments(self, cell: Cell) -> list[str]:
         """Return the arguments of ``vitdet`` that train a cell."""
-        gpus = len(self.slots.devices[0]) if self.slots.devices else 0
         return [
-            "train",
-            "--config-file",
-            self.recipe,
-            "--num-gpus",
-            str(gpus),
+            *self.training,
             "--resume=auto",
             f"{TO_KEEP}={KEPT_CHECKPOINTS}",
             *self.overrides,

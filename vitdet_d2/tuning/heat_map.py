@@ -13,6 +13,8 @@ from vitdet_d2.tuning.cells import Cell, Grid
 _INCHES_PER_CELL = 1.1
 # Text is white on the dark lower part of the colour map.
 _DARK_SHARE = 0.5
+# Of a frame's side, just inside of its cell.
+_HALF = 0.48
 
 
 def draw_heat_map(
@@ -54,12 +56,9 @@ def draw_heat_map(
         dark = value is not None and value <= middle
         axes.text(column, row, text, ha="center", va="center", color="white" if dark else "black")
         if cell == best:
-            axes.plot(
-                [column - 0.48, column + 0.48, column + 0.48, column - 0.48, column - 0.48],
-                [row - 0.48, row - 0.48, row + 0.48, row + 0.48, row - 0.48],
-                color="red",
-                linewidth=2.5,
-            )
+            xs = [column + side for side in (-_HALF, _HALF, _HALF, -_HALF, -_HALF)]
+            ys = [row + side for side in (-_HALF, -_HALF, _HALF, _HALF, -_HALF)]
+            axes.plot(xs, ys, color="red", linewidth=2.5)
     axes.set_xticks(range(columns), [f"{value:g}" for value in grid.weight_decays])
     axes.set_yticks(range(len(grid.lrs)), [f"{value:g}" for value in grid.lrs])
     axes.set_xlabel("weight decay")

@@ -54,8 +54,8 @@ class Report:
         Args:
             cell: the winner.
         """
-        words = ["vitdet", "train", "--config-file", self.runner.recipe]
-        return shlex.join([*words, *self.runner.overrides, *self.runner.keys.overrides(cell)])
+        changes = (*self.runner.overrides, *self.runner.keys.overrides(cell))
+        return shlex.join(["vitdet", *self.runner.training, *changes])
 
     def as_data(self) -> dict[str, Any]:
         """Return the report as plain data."""
