@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,13 @@ def test_outputs_that_cannot_be(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match=r"a\.csv cannot be written"):
         write_text(tmp_path / "nowhere" / "a.csv", "x")
+
+
+def test_folders_closed_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A real one would be open to an administrator, who may run the tests.
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(RecipeError, match=r"is closed for writing; name a file in another"):
+        check_output(tmp_path / "a.csv")
 
 
 def test_text_replaces_an_older_one(tmp_path: Path) -> None:

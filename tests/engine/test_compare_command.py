@@ -59,6 +59,7 @@ def test_table_files_and_plot(runs: Path, capsys: pytest.CaptureFixture[str]) ->
         ("mae a=mae a=beit", 2, "two runs are named 'a'"),
         ("mae --plot t.txt --csv t.csv", 2, "expected a picture that ends in"),
         ("mae --markdown no/t.md", 2, "no is no folder"),
+        ("mae --markdown t.csv --csv ./t.csv", 2, "t.csv is named for two outputs"),
         ("none", 3, "nothing to compare: no run has an evaluation"),
         (".", 3, "the folder has no metrics.json"),
         ("mae/config.json", 3, "no line is a JSON object with an 'iteration'"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.evaluation.toy_tide import random_case, with_masks
+from tests.evaluation.toy_tide import lvis_case, random_case, with_masks
 from vitdet_d2.errors import DataError
 from vitdet_d2.evaluation.tide import analyse_errors
 from vitdet_d2.evaluation.tide_data import Task, TideData
@@ -93,6 +93,18 @@ def test_predictions_in_binary(files: Files) -> None:
 def test_annotations_that_cannot_be_used(files: Files, truth: Any, message: str) -> None:
     files.write(FOUND, truth)
     with pytest.raises(DataError, match=message):
+        files.load()
+
+
+def test_objects_that_do_not_count(files: Files) -> None:
+    crowds = [{**row, "iscrowd": 1} for row in TRUTH["annotations"]]
+    files.write(FOUND, {**TRUTH, "annotations": crowds})
+    with pytest.raises(DataError, match=r"no object is annotated"):
+        files.load()
+    truth, found = lvis_case(1)
+    without_area = [{**row, "area": 0} for row in truth["annotations"]]
+    files.write(found, {**truth, "annotations": without_area})
+    with pytest.raises(DataError, match=r"no object is annotated"):
         files.load()
 
 

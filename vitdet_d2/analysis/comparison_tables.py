@@ -12,8 +12,7 @@ from typing import Any
 
 from vitdet_d2.analysis.comparison import Comparison, Run, title
 from vitdet_d2.analysis.published import PublishedRow
-
-Cell = str | int | float | None
+from vitdet_d2.analysis.text_files import Cell
 
 _NOTHING = "n/a"
 

@@ -102,7 +102,8 @@ def _outcome_cells(outcome: Outcome | None) -> list[str]:
     if outcome is None:
         return [_NOTHING] * 3
     if outcome.seconds is None:
-        return [outcome.failure if outcome.out_of_memory else "failed", _NOTHING, _NOTHING]  # type: ignore[list-item]
+        why = outcome.failure if outcome.out_of_memory else None
+        return [why or "failed", _NOTHING, _NOTHING]
     peak = _NOTHING if outcome.peak_bytes is None else f"{outcome.peak_bytes / 1e9:.2f}"
     return [f"{outcome.seconds:.4g}", peak, outcome.precision or _NOTHING]
 

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vitdet_d2.analysis.text_files import Cell
 from vitdet_d2.engine.text_tables import aligned
 from vitdet_d2.evaluation.tide import MAIN_ERRORS, SPECIAL_ERRORS, ErrorAnalysis
 from vitdet_d2.evaluation.tide_data import Task, TideData
-
-Cell = str | int | float | None
 
 # What each kind is, in the words of the table; {low} and {high} are the two overlaps.
 _MEANINGS = {

@@ -7,6 +7,8 @@ import dataclasses
 import json
 from typing import Any, Literal
 
+from vitdet_d2.errors import UserError
+
 Phase = Literal["inference", "training"]
 Part = Literal["model", "backbone"]
 Precision = Literal["recipe", "off", "bf16", "fp16"]
@@ -109,6 +111,16 @@ class Outcome:
         """
         values: dict[str, Any] = json.loads(text)
         return cls(**values)
+
+
+def reason(error: Exception) -> str:
+    """Return in one line why something failed; with its type, where it is not a message for users.
+
+    Args:
+        error: of any kind.
+    """
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def gigabytes(count: int) -> str:

@@ -21,7 +21,7 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from vitdet_d2.analysis.job import Job, Outcome
+from vitdet_d2.analysis.job import Job, Outcome, reason
 from vitdet_d2.analysis.parts import BackboneOnly
 from vitdet_d2.analysis.process_memory import (
     available_bytes,
@@ -34,7 +34,6 @@ from vitdet_d2.engine.build import build_model
 from vitdet_d2.engine.overrides import apply_overrides
 from vitdet_d2.engine.recipes import load_recipe
 from vitdet_d2.engine.settings import read_settings
-from vitdet_d2.errors import UserError
 
 _NAMES = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -46,8 +45,7 @@ def main() -> None:
     try:
         outcome = measure(job)
     except Exception as error:  # whatever it is: the process that waits shall hear of it
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        outcome = Outcome(error=f"{kind}{' '.join(str(error).split())}")
+        outcome = Outcome(error=reason(error))
     Path(sys.argv[2]).write_text(outcome.to_json(), encoding="utf-8")
 
 

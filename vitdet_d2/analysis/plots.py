@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import importlib.util
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitdet_d2.analysis.text_files import check_output
 from vitdet_d2.atomic_write import atomic_write
 from vitdet_d2.errors import RecipeError, UserError
 
@@ -32,17 +34,38 @@ def check_plot(path: Path) -> None:
         path: of the picture.
 
     Raises:
-        RecipeError: the ending is none of a picture, there is no such folder, or no matplotlib.
+        RecipeError: the ending is none of a picture, it cannot be written there, or there is no
+            matplotlib.
     """
     if path.suffix.lower() not in ENDINGS:
         raise RecipeError(f"{path}: expected a picture that ends in {', '.join(ENDINGS)}")
-    if not path.absolute().parent.is_dir():
-        raise RecipeError(f"{path.parent} is no folder; make it first")
+    check_output(path)
     if importlib.util.find_spec("matplotlib") is None:
         raise RecipeError(
             "plots need matplotlib, which is not installed; get it with "
             "`pip install 'vitdet_d2[plots]'`, or leave the plot out"
         )
+
+
+def check_outputs(files: Sequence[Path | None], plot: Path | None) -> None:
+    """Refuse the files of a report that could not be written, before the work that they hold.
+
+    Args:
+        files: of text; None: not asked for.
+        plot: picture; None: not asked for.
+
+    Raises:
+        RecipeError: one cannot be written, or two are the same.
+    """
+    for path in files:
+        if path is not None:
+            check_output(path)
+    if plot is not None:
+        check_plot(plot)
+    places = [path.resolve() for path in (*files, plot) if path is not None]
+    if len(set(places)) < len(places):
+        twice = next(path for path in places if places.count(path) > 1)
+        raise RecipeError(f"{twice} is named for two outputs; give each a file of its own")
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vitdet_d2.errors import RecipeError
 from vitdet_d2.zoo.catalogue import find
 
 _BENCHMARK = "benchmark_vit_"
@@ -59,6 +60,11 @@ def published_rows(name: str) -> tuple[PublishedRow, ...]:
         chosen = [initialisation] if initialisation else list(_BEST)
         if all(key in _BEST for key in chosen):
             return tuple(_benchmark_row(size, key) for key in chosen)
+    if name.startswith(_BENCHMARK):
+        raise RecipeError(
+            f"nothing is published of {name!r}; of the benchmark there are {_BENCHMARK}b and "
+            f"{_BENCHMARK}l, each alone or with _{', _'.join(_BEST)}"
+        )
     row = find(name)
     return (
         PublishedRow(

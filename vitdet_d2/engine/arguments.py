@@ -66,6 +66,23 @@ class OneLineParser(argparse.ArgumentParser):
         raise RecipeError(f"{message}; see `{self.prog} --help`")
 
 
+def parser_with_examples(prog: str, description: str, epilog: str) -> OneLineParser:
+    """Return a parser whose help keeps the lines of its texts as they are.
+
+    Args:
+        prog: shown in messages.
+        description: stands before the options.
+        epilog: stands behind them, for example examples.
+    """
+    return OneLineParser(
+        prog=prog,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
 _OVERRIDES_HELP = (
     "changes of the recipe: key=value for a key that exists, +key=value for a new one, ~key to "
     "delete one; values are YAML, list items go by number (augmentations.0.prob=0.5)"

@@ -3,13 +3,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vitdet_d2.engine.arguments import OneLineParser
+from vitdet_d2.engine.arguments import OneLineParser, parser_with_examples
 from vitdet_d2.errors import RecipeError
 
 _DESCRIPTION = """\
@@ -41,14 +40,10 @@ def main(argv: Sequence[str], prog: str) -> None:
         raise RecipeError(f"--images-per-epoch: expected at least 1, got {parsed.images_per_epoch}")
     from vitdet_d2.analysis import comparison_tables as tables
     from vitdet_d2.analysis.comparison import compare
-    from vitdet_d2.analysis.plots import check_plot
-    from vitdet_d2.analysis.text_files import check_output, csv_text, write_text
+    from vitdet_d2.analysis.plots import check_outputs
+    from vitdet_d2.analysis.text_files import csv_text, write_text
 
-    for path in (parsed.csv, parsed.markdown):
-        if path is not None:
-            check_output(path)
-    if parsed.plot is not None:
-        check_plot(parsed.plot)
+    check_outputs([parsed.csv, parsed.markdown], parsed.plot)
     comparison = compare(
         parsed.runs,
         metrics=parsed.metric,
@@ -70,13 +65,7 @@ def main(argv: Sequence[str], prog: str) -> None:
 
 
 def _parser(prog: str) -> OneLineParser:
-    parser = OneLineParser(
-        prog=prog,
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parser_with_examples(prog, _DESCRIPTION, _EPILOG)
     add = parser.add_argument
     add(
         "runs",

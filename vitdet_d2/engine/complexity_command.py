@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitdet_d2.engine.arguments import OneLineParser
+from vitdet_d2.engine.arguments import OneLineParser, parser_with_examples
 from vitdet_d2.errors import RecipeError, UserError
 
 if TYPE_CHECKING:
@@ -142,18 +142,17 @@ def parse_complexity(argv: Sequence[str], prog: str = "vitdet complexity") -> Co
         raise RecipeError(f"which recipes? none is named; see `{prog} --help`")
     del values["debug"]
     arguments = ComplexityArguments(recipes=tuple(recipes), overrides=tuple(overrides), **values)
-    _check_files(arguments)
+    from vitdet_d2.analysis.plots import check_outputs
+
+    check_outputs([arguments.csv], arguments.plot)
     return arguments
 
 
 def _parser(prog: str) -> OneLineParser:
-    parser = OneLineParser(
-        prog=prog,
-        description="What recipes cost: parameters, FLOPs, activations; memory and time, measured "
-        "here.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = parser_with_examples(
+        prog,
+        "What recipes cost: parameters, FLOPs, activations; memory and time, measured here.",
+        _EPILOG,
     )
     add = parser.add_argument
     add("words", nargs="*", metavar="RECIPE|key=value", help="recipes, and changes of all of them")
@@ -204,22 +203,6 @@ def _gigabytes(text: str) -> int:
     return int(value * 1e9)
 
 
-def _check_files(arguments: ComplexityArguments) -> None:
-    """Refuse files that could not be written, before any work.
-
-    Raises:
-        RecipeError: there is one.
-    """
-    if arguments.plot is not None:
-        from vitdet_d2.analysis.plots import check_plot
-
-        check_plot(arguments.plot)
-    if arguments.csv is not None:
-        from vitdet_d2.analysis.text_files import check_output
-
-        check_output(arguments.csv)
-
-
 def _rows(arguments: ComplexityArguments) -> list[Row]:
     """Count and measure every recipe.
 
@@ -250,12 +233,12 @@ def _overrides(arguments: ComplexityArguments, row: Row) -> tuple[str, ...]:
 def _counted(arguments: ComplexityArguments, row: Row, cfg: DictConfig) -> Row:
     """Return a row with its counts."""
     from vitdet_d2.analysis.complexity import count_recipe
+    from vitdet_d2.analysis.job import reason
 
     try:
         return replace(row, count=count_recipe(cfg, arguments.image_size, arguments.part))
     except Exception as error:  # of a model of any kind; the rows of the others shall not be lost
-        kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
-        return replace(row, error=f"{kind}{' '.join(str(error).split())}")
+        return replace(row, error=reason(error))
 
 
 def _measured(arguments: ComplexityArguments, row: Row, device: str) -> Row:

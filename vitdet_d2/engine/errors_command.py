@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitdet_d2.engine.arguments import OneLineParser
+from vitdet_d2.engine.arguments import OneLineParser, parser_with_examples
 from vitdet_d2.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -48,12 +48,9 @@ def main(argv: Sequence[str], prog: str) -> None:
     parsed = _parser(prog).parse_args(list(argv))
     _check_thresholds(parsed.positive_iou, parsed.background_iou)
     from vitdet_d2.analysis import error_report, text_files
-    from vitdet_d2.analysis.plots import check_plot
+    from vitdet_d2.analysis.plots import check_outputs
 
-    if parsed.csv is not None:
-        text_files.check_output(parsed.csv)
-    if parsed.plot is not None:
-        check_plot(parsed.plot)
+    check_outputs([parsed.csv], parsed.plot)
     report = _report(parsed)
     for note in report.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -71,13 +68,7 @@ def main(argv: Sequence[str], prog: str) -> None:
 
 
 def _parser(prog: str) -> OneLineParser:
-    parser = OneLineParser(
-        prog=prog,
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = parser_with_examples(prog, _DESCRIPTION, _EPILOG)
     add = parser.add_argument
     add(
         "predictions",

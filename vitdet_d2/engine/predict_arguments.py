@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitdet_d2.data.image_file import MAX_PIXELS
-from vitdet_d2.engine.arguments import OneLineParser
+from vitdet_d2.engine.arguments import OneLineParser, parser_with_examples
 from vitdet_d2.errors import RecipeError
 
 # As in Detectron2's demo: detections that a person takes for certain.
@@ -104,12 +104,8 @@ def parse_predict(argv: Sequence[str], prog: str = "vitdet predict") -> PredictA
 
 
 def _parser(prog: str) -> OneLineParser:
-    parser = OneLineParser(
-        prog=prog,
-        description="Detect objects on pictures: annotated pictures and one COCO-style JSON.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = parser_with_examples(
+        prog, "Detect objects on pictures: annotated pictures and one COCO-style JSON.", _EPILOG
     )
     add = parser.add_argument
     add("--model", metavar="NAME", help="a released model, for example vitdet_b")

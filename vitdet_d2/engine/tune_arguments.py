@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vitdet_d2.engine.arguments import OneLineParser
+from vitdet_d2.engine.arguments import OneLineParser, parser_with_examples
 from vitdet_d2.errors import RecipeError
 
 _EPILOG = """\
@@ -124,12 +124,8 @@ def parse_tune(argv: Sequence[str], prog: str = "vitdet tune") -> TuneArguments:
 
 
 def _parser(prog: str) -> OneLineParser:
-    parser = OneLineParser(
-        prog=prog,
-        description="Choose learning rate, weight decay and drop path of a recipe by trying.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+    parser = parser_with_examples(
+        prog, "Choose learning rate, weight decay and drop path of a recipe by trying.", _EPILOG
     )
     parser.add_argument(
         "recipe_and_overrides",

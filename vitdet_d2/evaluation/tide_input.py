@@ -46,11 +46,6 @@ def load_tide_data(
     file = results_file(predictions)
     results = _read_results(file)
     report = check_coco_annotations(annotations)
-    if not any(not row.get("iscrowd") for row in report.document["annotations"]):
-        raise DataError(
-            f"{annotations}: no object is annotated, so that no detection can be right; give the "
-            "file that the model was evaluated against"
-        )
     notes = [f"{annotations}: {repair}" for repair in report.repairs]
     notes += _check_results(results, report, task, str(file))
     if task == "segm":
@@ -60,6 +55,11 @@ def load_tide_data(
     data = tide_data(
         report, results, task, positive_iou=positive_iou, max_detections=max_detections
     )
+    if not data.truth_classes.size:
+        raise DataError(
+            f"{annotations}: no object is annotated, so that no detection can be right; give the "
+            "file that the model was evaluated against"
+        )
     if data.num_beyond:
         notes.append(
             f"{data.num_beyond} detections are beyond the best {max_detections} of their image and "
