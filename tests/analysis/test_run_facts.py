@@ -37,6 +37,23 @@ def test_own_data(tmp_path: Path) -> None:
     assert (facts.recipe, facts.images_per_epoch, facts.epochs(5)) == (None, None, None)
 
 
+def test_a_run_of_so_many_epochs_says_how_long_one_is(tmp_path: Path) -> None:
+    # 100 epochs of COCO's 117266 images with objects, at batch 64.
+    folder = make_run(
+        tmp_path / "run", {}, max_iter=183229, epochs=100, batch=32, data="coco_2017_train"
+    )
+    facts = read_facts(folder)
+    assert facts.images_per_epoch == 117267
+    assert facts.epochs(183229) == pytest.approx(100, abs=1e-3)
+    assert read_facts(folder, 118_000).images_per_epoch == 118_000
+
+
+@pytest.mark.parametrize("epochs", [0, -1, True, "100", float("inf"), float("nan"), 1e-300, 1e300])
+def test_epochs_that_are_no_length(tmp_path: Path, epochs: object) -> None:
+    folder = make_run(tmp_path / "run", {}, epochs=epochs)
+    assert read_facts(folder).images_per_epoch == 4000
+
+
 @pytest.mark.parametrize(
     ("init", "wanted"), [("", "random"), ("/a/b/mae.pth", "mae.pth"), ("random", "random")]
 )

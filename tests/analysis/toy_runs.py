@@ -15,6 +15,7 @@ def make_run(
     *,
     trained: int = 0,
     max_iter: int | None = 100,
+    epochs: Any = None,
     batch: Any = 4,
     data: str = "digits_train",
     init: str = "mae_vit_b",
@@ -32,7 +33,12 @@ def make_run(
     (folder / "metrics.json").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if max_iter is not None:
         config = {
-            "train": {"max_iter": max_iter, "init_checkpoint": init, "accumulate": 2},
+            "train": {
+                "max_iter": max_iter,
+                "epochs": epochs,
+                "init_checkpoint": init,
+                "accumulate": 2,
+            },
             "dataloader": {"train": {"total_batch_size": batch, "dataset": {"names": data}}},
         }
         (folder / "config.json").write_text(json.dumps(config))

@@ -19,6 +19,7 @@ IMAGES_PER_EPOCH = {
 # Lines of log.txt that the engine and the preparation of data write.
 _RECIPE = re.compile(r"vitdet_d2\.engine\.run INFO: Recipe (\S+)")
 _LOG_HEAD = 200_000  # characters; both stand at the beginning
+_MOST_IMAGES = 1e12  # of any data set; more are no number of images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +68,18 @@ def read_facts(folder: Path, images_per_epoch: int | None = None) -> RunFacts:
         initialisation=_initialisation(_at(config, "train.init_checkpoint")),
         max_iter=_whole(_at(config, "train.max_iter")),
         batch=batch,
-        images_per_epoch=images_per_epoch or _images(config, log),
+        images_per_epoch=images_per_epoch or _own_images(config, batch) or _images(config, log),
     )
+
+
+def _own_images(config: dict[str, Any], batch: int | None) -> int | None:
+    """Images of an epoch by which ``train.epochs`` became the iterations of the run."""
+    length, epochs = _whole(_at(config, "train.max_iter")), _at(config, "train.epochs")
+    is_number = isinstance(epochs, int | float) and not isinstance(epochs, bool)
+    if batch is None or length is None or not is_number or not epochs > 0:
+        return None
+    images = length * batch / epochs
+    return round(images) if 1 <= images < _MOST_IMAGES else None
 
 
 def _images(config: dict[str, Any], log: str) -> int | None:
