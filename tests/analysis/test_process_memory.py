@@ -50,11 +50,17 @@ def test_available_memory_is_less_than_the_machine_has():
 
 
 def test_limit_of_a_container_counts(tmp_path, monkeypatch):
-    limit, used = tmp_path / "max", tmp_path / "current"
+    limit, used, stat = (tmp_path / name for name in ("max", "current", "stat"))
     limit.write_text("1000\n")
     used.write_text("400\n")
-    monkeypatch.setattr(process_memory, "_CGROUPS", ((str(limit), str(used)),))
+    monkeypatch.setattr(process_memory, "_CGROUPS", ((str(limit), str(used), str(stat)),))
+    stat.write_text("anon 250\ninactive_file 0\n")
     assert available_bytes() == 600
+    # Files that were read count as used, and make room for whoever needs it.
+    stat.write_text("anon 250\ninactive_file 100\nactive_file 50\n")
+    assert available_bytes() == 700
+    stat.write_text("inactive_file 100\ntotal_inactive_file 130\n")
+    assert available_bytes() == 730
     limit.write_text("max\n")
     assert (available_bytes() or 0) > 1000
 

@@ -8,11 +8,17 @@ import re
 import resource
 from pathlib import Path
 
+# Limit, usage and statistics of a container, in both versions of the kernel's interface.
 _CGROUPS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    (
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory.current",
+        "/sys/fs/cgroup/memory.stat",
+    ),
     (
         "/sys/fs/cgroup/memory/memory.limit_in_bytes",
         "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
     ),
 )
 
@@ -39,9 +45,10 @@ def forget_peak() -> None:
 def available_bytes() -> int | None:
     """Return how much memory a new process may take here, None where the system does not tell."""
     known = [_field(Path("/proc/meminfo"), "MemAvailable")]
-    for limit, used in _CGROUPS:
+    for limit, used, statistics in _CGROUPS:
         with contextlib.suppress(OSError, ValueError):
-            known.append(int(Path(limit).read_text()) - int(Path(used).read_text()))
+            taken = int(Path(used).read_text()) - _reclaimable(Path(statistics))
+            known.append(int(Path(limit).read_text()) - taken)
     found = [value for value in known if value is not None]
     return max(0, min(found)) if found else None
 
@@ -61,6 +68,14 @@ def limit_growth(growth: int) -> None:
     wanted = now + growth
     soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+def _reclaimable(statistics: Path) -> int:
+    """Return how much of a container's usage are files read before, which make room at once."""
+    found = re.findall(
+        r"^(?:total_)?inactive_file (\d+)$", statistics.read_text(), flags=re.MULTILINE
+    )
+    return max(map(int, found), default=0)
 
 
 def _field(path: Path, name: str) -> int | None:
