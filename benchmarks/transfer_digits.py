@@ -4,9 +4,10 @@
     python -m benchmarks.transfer_digits [--folder FOLDER] [--iterations 600] [--only mae ...]
 
 Real weights are nowhere needed: each source's file is written in its real layout, ViT-Ti, with
-weights as a new ViT has them, from the key lists of the official classes. A run is stopped by
-SIGTERM in its middle, and resumed. Exits with 1 if the verdict of an initialisation is not full, a
-run cannot be resumed, or its box AP50 does not rise by 10 from the first evaluation to the last.
+weights as a new ViT has them, from the key lists of the official classes. A run is evaluated after
+a quarter, stopped by SIGTERM soon after, resumed, and evaluated at its end. Exits with 1 if the
+verdict of an initialisation is not full, a run cannot be resumed, or its box AP50 does not rise by
+10 from the first evaluation to the last.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ MIN_RISE = 10.0
 SOURCES = {
     "random": None,
     "supervised": ("deit", "deit"),
-    "mocov3": ("moco", "moco_v3"),
+    "mocov3": ("moco", "mocov3"),
     "beit": ("beit_pt", "beit"),
     "mae": ("mae", "mae"),
 }
@@ -92,8 +93,7 @@ def train(kind: str, folder: Path, iterations: int) -> tuple[list[dict[str, floa
         sys.executable, "-m", "vitdet_d2", "train", "--config-file", f"benchmark_vit_b_{kind}",
         "--num-gpus", "0",
     ]  # fmt: skip
-    length = [f"train.max_iter={iterations}", f"train.eval_period={iterations // 4}"]
-    overrides = [*OVERRIDES, *length, f"train.output_dir={run}"]
+    overrides = [*OVERRIDES, f"train.max_iter={iterations}", f"train.output_dir={run}"]
     if (found := SOURCES[kind]) is not None:
         key_list, source = found
         write_weights(folder / f"{kind}.pth", key_list)
@@ -103,18 +103,23 @@ def train(kind: str, folder: Path, iterations: int) -> tuple[list[dict[str, floa
         ]
     start = time.perf_counter()
     process = subprocess.Popen(
-        [*command, *overrides], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [*command, *overrides, f"train.eval_period={iterations // 4}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
-    while process.poll() is None and not _has_reached(run, iterations // 2):
+    while process.poll() is None and not _has_reached(run, iterations // 4 + 10):
         time.sleep(1)
     process.send_signal(signal.SIGTERM)
     if process.wait() != 128 + signal.SIGTERM:
         raise SystemExit(f"{kind}: stopped with exit code {process.returncode}; see {run}/log.txt")
-    subprocess.run([*command, "--resume", *overrides], check=True, capture_output=True)
+    subprocess.run(
+        [*command, "--resume", *overrides, "train.eval_period=0"], check=True, capture_output=True
+    )
     seconds = time.perf_counter() - start
     log = (run / "log.txt").read_text()
     verdicts = [line for line in log.splitlines() if "verdict" in line]
-    return metrics(run), verdicts[0] if verdicts else "", seconds
+    verdict = verdicts[0].partition("INFO: ")[2] if verdicts else "none"
+    return metrics(run), verdict, seconds
 
 
 def _has_reached(run: Path, iteration: int) -> bool:
@@ -130,7 +135,7 @@ def main() -> int:
     """Run all, print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--iterations", type=int, default=600)
+    parser.add_argument("--iterations", type=int, default=480)
     parser.add_argument("--only", nargs="+", choices=SOURCES, default=list(SOURCES))
     options = parser.parse_args()
     folder = options.folder or Path(tempfile.mkdtemp())

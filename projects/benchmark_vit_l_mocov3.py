@@ -22,4 +22,4 @@ __all__ = ["data", "dataloader", "lr_multiplier", "model", "optimizer", "train"]
 model.backbone.net.update(vit_arguments("l"))
 model.backbone.net.drop_path_rate = 0.3
 train.init_checkpoint = "mocov3_vit_l.pth.tar"
-train.init_options.source = "moco_v3"
+train.init_options.source = "mocov3"

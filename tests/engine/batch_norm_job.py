@@ -23,16 +23,18 @@ def cotangent() -> torch.Tensor:
 
 
 def start(norm: torch.nn.Module) -> torch.nn.Module:
+    if not norm.affine:
+        return norm
     with torch.no_grad():
         norm.weight.copy_(torch.tensor([0.5, 1.0, -2.0]))
         norm.bias.copy_(torch.tensor([0.1, -0.2, 0.3]))
     return norm
 
 
-def run(folder: str, sizes: list[int], rank: int, world_size: int) -> None:
+def run(folder: str, sizes: list[int], options: dict, rank: int, world_size: int) -> None:
     """Two steps; rank ``r`` has ``sizes[r]`` of the five images."""
     join(folder, rank, world_size)
-    model = torch.nn.Sequential(start(torch.nn.SyncBatchNorm(CHANNELS, momentum=0.3)))
+    model = torch.nn.Sequential(start(torch.nn.SyncBatchNorm(CHANNELS, **options)))
     settle_batch_norms(model, torch.device("cpu"), world_size, None)
     x = image_batch().split(sizes)[rank].requires_grad_()
     for _ in range(2):
@@ -42,8 +44,7 @@ def run(folder: str, sizes: list[int], rank: int, world_size: int) -> None:
     content = {
         "out": out.detach(),
         "x": x.grad,
-        "weight": norm.weight.grad,
-        "bias": norm.bias.grad,
+        **{name: parameter.grad for name, parameter in norm.named_parameters()},
         "state": model.state_dict(),
         "eval": model.eval()(image_batch()).detach(),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,11 +18,18 @@ from vitdet_d2.engine.batch_norm import settle_batch_norms
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("sizes", [[2, 3], [1, 4], [5, 0]])
+@pytest.mark.parametrize(
+    ("sizes", "options"),
+    [
+        ([2, 3], {"momentum": 0.3}),
+        ([5, 0], {"momentum": 0.3}),
+        ([1, 4], {"momentum": None, "affine": False}),
+    ],
+)
 def test_two_processes_are_one_with_all_images(
-    zygote: Zygote, tmp_path: Path, sizes: list[int]
+    zygote: Zygote, tmp_path: Path, sizes: list[int], options: dict[str, Any]
 ) -> None:
-    norm = start(nn.BatchNorm2d(CHANNELS, momentum=0.3))
+    norm = start(nn.BatchNorm2d(CHANNELS, **options))
     x = image_batch().requires_grad_()
     for _ in range(2):
         out = norm(x)
@@ -33,6 +41,7 @@ def test_two_processes_are_one_with_all_images(
             tmp_path / f"log{rank}",
             folder=str(tmp_path),
             sizes=sizes,
+            options=options,
             rank=rank,
             world_size=2,
         )
@@ -42,9 +51,9 @@ def test_two_processes_are_one_with_all_images(
     ranks = [torch.load(tmp_path / f"rank_{rank}.pth") for rank in (0, 1)]
     for key, expected in (("out", out), ("x", x.grad)):
         torch.testing.assert_close(torch.cat([rank[key] for rank in ranks]), expected)
-    for key in ("weight", "bias"):
+    for key, parameter in norm.named_parameters():
         total = ranks[0][key] + ranks[1][key]
-        torch.testing.assert_close(total, getattr(norm, key).grad, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(total, parameter.grad, rtol=1e-5, atol=1e-5)
     for rank in ranks:
         assert rank["state"].keys() == {f"0.{key}" for key in norm.state_dict()}
         for key, expected in norm.state_dict().items():

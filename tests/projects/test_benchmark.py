@@ -24,6 +24,7 @@ from vitdet_d2.engine.recipe_json import from_json, to_json
 from vitdet_d2.engine.recipes import load_recipe
 from vitdet_d2.necks import MultiTapFPN
 from vitdet_d2.pretrained import load
+from vitdet_d2.pretrained.recognise import named_source
 from vitdet_d2.zoo.initialisations import source_of
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +49,7 @@ def test_every_recipe_states_its_cell():
     assert {p.stem.removeprefix("benchmark_vit_") for p in paths} == set(ROWS)
     for name, row in ROWS.items():
         text = " ".join((ROOT / f"projects/benchmark_vit_{name}.py").read_text().split())
-        assert re.search(rf"Published.*\b{row[-1]} box AP", text) or f"{row[-1]} box AP" in text
+        assert re.search(rf"Published.*\b{row[-1]} box AP", text), name
         assert "Not measured here yet." in text
         can = "this cell can be reproduced" in text
         # As the reference notes have it: BEiT, MoCo v3 L and the supervised ViT-L are not public.
@@ -60,6 +61,8 @@ def test_recipes_are_the_papers(name):
     cfg = load_recipe(f"benchmark_vit_{name}")
     weights, lr, decay, drop_path, epochs, _ = ROWS[name]
     assert cfg.train.init_checkpoint == weights
+    if cfg.train.init_options.source is not None:
+        assert named_source(cfg.train.init_options.source) is not None
     assert (cfg.optimizer.lr, cfg.optimizer.weight_decay) == (lr, decay)
     assert cfg.train.epochs == epochs
     assert cfg.train.warmup_epochs == 0.25

@@ -32,18 +32,21 @@ class ProcessBatchNorm(nn.BatchNorm2d):
         mean, mean_square, _ = (total / positions).split([self.num_features, self.num_features, 1])
         variance = (mean_square - mean * mean).clamp(min=0.0)
         self._track(mean.detach(), variance.detach(), float(total[-1]))
-        scale = torch.rsqrt(variance + self.eps) * self.weight
-        shift = self.bias - mean * scale
+        scale = torch.rsqrt(variance + self.eps)
+        shift = -mean * scale
+        if self.affine:
+            scale, shift = scale * self.weight, shift * self.weight + self.bias
         return (x * scale[:, None, None] + shift[:, None, None]).to(input.dtype)
 
     def _track(self, mean: Tensor, variance: Tensor, positions: float) -> None:
         """Move the running statistics; that of the variance is without bias, as in torch."""
         if self.running_mean is None or self.running_var is None or positions == 0:
             return
-        if self.num_batches_tracked is not None:
-            self.num_batches_tracked += 1
         unbiased = variance * (positions / max(positions - 1, 1.0))
-        momentum = 0.1 if self.momentum is None else self.momentum
+        assert self.num_batches_tracked is not None, "it comes with the running statistics"
+        self.num_batches_tracked += 1
+        # Without a momentum the statistics are the mean over all batches, as in torch.
+        momentum = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
 
