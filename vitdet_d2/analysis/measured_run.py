@@ -36,6 +36,8 @@ from vitdet_d2.engine.recipes import load_recipe
 from vitdet_d2.engine.settings import read_settings
 
 _NAMES = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+# So many that torch shares them among its threads.
+_PARALLEL_ELEMENTS = 2**20
 _UNITS = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
@@ -192,12 +194,18 @@ def _begin_memory(device: torch.device, limit: int | None) -> int:
             whole = torch.cuda.get_device_properties(device).total_memory
             torch.cuda.set_per_process_memory_fraction(min(1.0, limit / whole), device)
         return 0
+    _start_threads()
     forget_peak()
     free = available_bytes()
     limits = [value for value in (limit, free) if value is not None]
     if limits:
         limit_growth(min(limits))
     return process_bytes("VmRSS") or 0
+
+
+def _start_threads() -> None:
+    """Let torch start its threads: where the limit forbids it, OpenMP ends the whole process."""
+    torch.ones(_PARALLEL_ELEMENTS).exp_()
 
 
 def _peak(device: torch.device, first: int, field: str) -> int:
