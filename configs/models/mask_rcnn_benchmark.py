@@ -22,7 +22,7 @@ __all__ = ["model"]
 _NORM = "SyncBN"
 
 _net = model.backbone.net
-_net.update(use_rel_pos=False, rel_pos_bias="shared", layer_scale_init=None)
+_net.update(use_rel_pos=False, rel_pos_bias="shared")
 _net.out_block_indexes = L(even_blocks)(depth="${..depth}", count=4)
 
 model.backbone = L(MultiTapFPN)(

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -16,14 +16,12 @@ from vitdet_d2.atomic_write import atomic_write
 from vitdet_d2.backbones.option_checks import nearest
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.pretrained import LoadReport, load
+from vitdet_d2.pretrained.fit import AbsentPositions, LayerScale
+from vitdet_d2.pretrained.loading import Statistics
+from vitdet_d2.pretrained.patch_kernel import PatchResize
 
 # In the run folder.
 LOAD_REPORT = "load_report.json"
-
-LayerScale = Literal["auto", "keep", "fold"]
-PatchResize = Literal["pinv", "bicubic"]
-AbsentPositions = Literal["zeros", "random"]
-Statistics = Literal["source", "recipe"]
 
 
 @dataclass(frozen=True, kw_only=True)

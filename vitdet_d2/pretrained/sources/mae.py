@@ -6,6 +6,8 @@ Source: facebookresearch/mae, ``models_mae.py`` and ``models_vit.py``.
 
 from __future__ import annotations
 
+import dataclasses
+
 from vitdet_d2.pretrained.container import Unwrapped
 from vitdet_d2.pretrained.key_table import KeyTable
 from vitdet_d2.pretrained.normalisation import IMAGENET
@@ -94,26 +96,16 @@ MAE = Source(
     notes=_notes,
     evidence="the keys of its decoder",
 )
-MAE_FINE_TUNED = Source(
-    name="mae",
-    title="MAE",
+MAE_FINE_TUNED = dataclasses.replace(
+    MAE,
     matches=_is_fine_tuned,
-    table=TABLE,
-    normalisation=IMAGENET,
-    patch_is_final=_patch_is_final,
-    notes=_notes,
     evidence="a norm of the mean (fc_norm) in place of the encoder's, below 'model'",
     origins=PLAIN_ORIGINS,
 )
 # Keys are those of any plain ViT.
-MAE_ENCODER = Source(
-    name="mae",
-    title="MAE",
+MAE_ENCODER = dataclasses.replace(
+    MAE,
     matches=_has_fixed_positions,
-    table=TABLE,
-    normalisation=IMAGENET,
-    patch_is_final=_patch_is_final,
-    notes=_notes,
     evidence="its fixed position embedding, columns first",
     origins=PLAIN_ORIGINS,
 )
