@@ -6,11 +6,10 @@ Source: the formula of `torch.nn.SyncBatchNorm`: every position of every image w
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 
 
 class ProcessBatchNorm(nn.BatchNorm2d):
@@ -27,7 +26,7 @@ class ProcessBatchNorm(nn.BatchNorm2d):
         x = input.double()
         count = input.numel() // self.num_features
         sums = torch.cat([x.sum((0, 2, 3)), (x * x).sum((0, 2, 3)), x.new_full((1,), count)])
-        total = _SumOverProcesses.apply(sums)
+        total = all_reduce(sums)
         positions = total[-1].detach().clamp(min=1.0)
         mean, mean_square, _ = (total / positions).split([self.num_features, self.num_features, 1])
         variance = (mean_square - mean * mean).clamp(min=0.0)
@@ -49,22 +48,6 @@ class ProcessBatchNorm(nn.BatchNorm2d):
         momentum = 1 / int(self.num_batches_tracked) if self.momentum is None else self.momentum
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), momentum)
-
-
-class _SumOverProcesses(torch.autograd.Function):
-    """Sum over all processes; the gradient of what one put in is the sum of all gradients."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:  # noqa: ARG004
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # noqa: ARG004
-        total = gradient.contiguous().clone()
-        dist.all_reduce(total)
-        return total
 
 
 def copy_of_batch_norm(norm: nn.SyncBatchNorm, kind: type[nn.BatchNorm2d]) -> nn.BatchNorm2d:
