@@ -4,18 +4,25 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
 
-def get_abs_pos(abs_pos: Tensor, has_cls_token: bool, hw: tuple[int, int]) -> Tensor:
+def get_abs_pos(
+    abs_pos: Tensor,
+    has_cls_token: bool,
+    hw: tuple[int, int],
+    mode: Literal["bicubic", "bilinear"] = "bicubic",
+) -> Tensor:
     """Resize learned absolute position embeddings to a new token grid.
 
     Args:
         abs_pos: ``(1, T, C)``, ``T = g * g`` (+1 with a class token), row-major.
         has_cls_token: whether token 0 is a class token, which is dropped.
         hw: target ``(h, w)`` in tokens, each >= 1.
+        mode: how to interpolate; PVT does so bilinearly.
 
     Returns:
         ``(1, h, w, C)``; the same values when the grid already matches.
@@ -35,7 +42,5 @@ def get_abs_pos(abs_pos: Tensor, has_cls_token: bool, hw: tuple[int, int]) -> Te
     patches = patches.reshape(1, grid, grid, -1)
     if (grid, grid) == tuple(hw):
         return patches
-    resized = F.interpolate(
-        patches.permute(0, 3, 1, 2), size=hw, mode="bicubic", align_corners=False
-    )
+    resized = F.interpolate(patches.permute(0, 3, 1, 2), size=hw, mode=mode, align_corners=False)
     return resized.permute(0, 2, 3, 1)  # (1, C, h, w) -> (1, h, w, C)
