@@ -102,6 +102,9 @@ def test_published_rows_are_marked(folder: Path) -> None:
     assert paper[0][2:] == ["random", "its best", "published", "48.9", "n/a", "n/a", "n/a"]
     (large,) = compare(["mae"], published=["benchmark_vit_l_mae"]).published
     assert large.values == {"bbox/AP": 53.3, "segm/AP": 47.2}
+    small = cells(compare(["mae"], published=["mask_rcnn_pvt_small", "ablation/pvt_scratch"]))
+    assert small[3][2:7] == ["IN1K, sup", "12 ep", "published", "40.4", "37.8"]
+    assert small[4][2:7] == ["random", "12 ep", "published", "26.6", "n/a"]
     with pytest.raises(
         RecipeError, match=r"'benchmark_vit_b_other'; of the benchmark there are .*_mae$"
     ):

@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from tests.engine.tiny_detector import OVERRIDES
 from vitdet_d2 import runtime
 from vitdet_d2.analysis import complexity_plot, measure
-from vitdet_d2.analysis.complexity import Row
+from vitdet_d2.analysis.complexity import Row, recipe_size
 from vitdet_d2.analysis.job import Job, Outcome
 from vitdet_d2.engine import cli, complexity_command
 from vitdet_d2.engine.complexity_command import parse_complexity
@@ -134,6 +135,42 @@ def test_variants_of_a_recipe(capsys, jobs):
     code, out, err = run(capsys, "quickstart", "--vary", "model.no=1", "--device", "cpu")
     assert (code, out) == (2, "")
     assert "no key 'model.no'" in err
+
+
+@pytest.mark.parametrize(("short", "height"), [(800, 800), ([640, 672, 800], 800)])
+def test_size_of_recipes_that_resize(short, height):
+    resize = {"short_edge_length": short, "max_size": 1333}
+    mapper = {"augmentations": [resize, {"horizontal": True}]}
+    cfg = OmegaConf.create({"model": {}, "dataloader": {"train": {"mapper": mapper}}})
+    assert recipe_size(cfg) == (height, 1333)
+    del cfg.dataloader.train.mapper.augmentations[0]
+    with pytest.raises(RecipeError, match="does not say how large its images are"):
+        recipe_size(cfg)
+
+
+def test_published_accuracy_beside_the_cost(capsys, jobs):
+    words = ["vitdet_b", "quickstart", "--size", "320", "--published"]
+    code, out, _err = run(capsys, *words, "--no-measure")
+    assert code == 0
+    table = out[out.index("cost at the input named") :].splitlines()
+    assert "not measured here" in table[0]
+    assert table[1].split()[-8:] == "box AP mask AP AP at pre-training schedule".split()[-8:]
+    row = table[2].split()
+    assert row[:3] == ["vitdet_b", "320x320", "110.9"]
+    assert row[5:] == "51.6 45.9 1024x1024 IN1K, MAE 100 ep".split()
+    assert table[3].split()[5:] == ["-"] * 5
+    code, out, _err = run(capsys, *words, "--device", "cpu")
+    assert out.splitlines()[-2].split()[5:11] == "0.25 2.50 1.5 2.50 51.6 45.9".split()
+
+
+def test_a_changed_recipe_has_no_published_accuracy(capsys):
+    words = ["vitdet_ti", "--no-measure", "--published", "--json"]
+    for name, published in (("vitdet_ti", False), ("vitdet_b", True)):
+        _code, out, _err = run(capsys, name, *words[1:])
+        assert ("published" in json.loads(out)[0]) == published
+    code, out, _err = run(capsys, "vitdet_b", *words[1:], "model.roi_heads.num_classes=3")
+    assert code == 0
+    assert "published" not in json.loads(out)[0]
 
 
 def test_a_recipe_that_cannot_be_counted(capsys, tmp_path, jobs):

@@ -16,6 +16,7 @@ from torch import nn
 from vitdet_d2.analysis.detector_count import DetectorCount, count_detector, total
 from vitdet_d2.analysis.job import Outcome, Part, Phase
 from vitdet_d2.analysis.parts import TITLES, BackboneOnly
+from vitdet_d2.analysis.published import PublishedRow
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.zoo.recipe_names import ENDINGS
 
@@ -36,6 +37,9 @@ class Row:
         count: None where it failed.
         measured: by phase; empty without measurements.
         error: why nothing was counted.
+        published: what its authors reached with the recipe as it stands; None: not asked for, or
+            nothing.
+        own_size: ``(H, W)`` of the recipe's images, where `published` is there and they are known.
     """
 
     recipe: str
@@ -45,6 +49,8 @@ class Row:
     count: DetectorCount | None = None
     measured: Mapping[Phase, Outcome] = field(default_factory=dict)
     error: str | None = None
+    published: PublishedRow | None = None
+    own_size: tuple[int, int] | None = None
 
     @property
     def title(self) -> str:
@@ -77,6 +83,9 @@ class Row:
             facts |= _describe_count(self.count)
         for phase, outcome in self.measured.items():
             facts[phase] = {**asdict(outcome), "failure": outcome.failure}
+        if self.published is not None:
+            size = None if self.own_size is None else "{}x{}".format(*self.own_size)
+            facts["published"] = {**asdict(self.published), "size": size}
         return facts
 
 
@@ -130,8 +139,9 @@ def recipe_size(cfg: DictConfig) -> tuple[int, int]:
     """Return the size of the images that a recipe trains on, in pixels.
 
     Args:
-        cfg: reads ``model.backbone.square_pad``, ``data.image_size``, ``dataloader.image_size``
-            and the ``crop_size`` of the last augmentation in training; the first that is there
+        cfg: reads ``model.backbone.square_pad``, ``data.image_size``, ``dataloader.image_size``,
+            the ``crop_size`` of the last augmentation in training, and what images are resized to
+            there, the largest shorter side by the longest: a wide image; the first that is there
             counts.
 
     Raises:
@@ -139,18 +149,30 @@ def recipe_size(cfg: DictConfig) -> tuple[int, int]:
     """
     keys = ["model.backbone.square_pad", "data.image_size", "dataloader.image_size"]
     augmentations = OmegaConf.select(cfg, _AUGMENTATIONS)
-    if OmegaConf.is_list(augmentations) and len(augmentations):
-        keys.append(f"{_AUGMENTATIONS}.{len(augmentations) - 1}.crop_size")
+    steps = list(augmentations) if OmegaConf.is_list(augmentations) else []
+    if steps:
+        keys.append(f"{_AUGMENTATIONS}.{len(steps) - 1}.crop_size")
     for key in keys:
         side = OmegaConf.select(cfg, key)
         if isinstance(side, int) and side > 0:
             return (side, side)
         if isinstance(side, Sequence) and len(side) == 2:
             return (int(side[0]), int(side[1]))
+    resized = [size for step in steps if (size := _resized(step)) is not None]
+    if resized:
+        return resized[-1]
     raise RecipeError(
         "the recipe does not say how large its images are (model.backbone.square_pad or "
         "data.image_size); give --size, for example --size 1024 or --size 800x1333"
     )
+
+
+def _resized(augmentation: DictConfig) -> tuple[int, int] | None:
+    """Return the largest shorter side and the longest longer one; None of other augmentations."""
+    short, longest = (augmentation.get(key) for key in ("short_edge_length", "max_size"))
+    if short is None or not isinstance(longest, int):
+        return None
+    return (max(short) if isinstance(short, Sequence) else int(short), longest)
 
 
 def columns(rows: Sequence[Row]) -> list[dict[str, Any]]:

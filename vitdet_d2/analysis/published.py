@@ -4,7 +4,7 @@
 Source: of the released ViTDet models the catalogue of the zoo; of the benchmark of pre-trained ViTs
 "Benchmarking Detection Transfer Learning with Vision Transformers", arXiv 2111.11429, section 4.1,
 and MAE, arXiv 2111.06377, table 4, which repeats it. The mask AP of random initialisation is in
-neither text that could be read, and left out.
+neither text that could be read, and left out. Of PVT: `published_pvt`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from vitdet_d2.analysis.published_pvt import FROM_SCRATCH, PRETRAINING, PVT_AP, SCHEDULE
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.zoo.catalogue import find
 
@@ -49,8 +50,8 @@ def published_rows(name: str) -> tuple[PublishedRow, ...]:
     """Return what is published of a model, or of the five models of a benchmark's size.
 
     Args:
-        name: of the zoo; of a benchmark's recipe, such as ``benchmark_vit_b_mae``; or of all of a
-            size, ``benchmark_vit_b`` or ``benchmark_vit_l``.
+        name: of the zoo; of a benchmark's recipe, such as ``benchmark_vit_b_mae``, or of all of a
+            size, ``benchmark_vit_b`` or ``benchmark_vit_l``; or of a recipe of PVT.
 
     Raises:
         RecipeError: nothing is published of this name.
@@ -65,6 +66,8 @@ def published_rows(name: str) -> tuple[PublishedRow, ...]:
             f"nothing is published of {name!r}; of the benchmark there are {_BENCHMARK}b and "
             f"{_BENCHMARK}l, each alone or with _{', _'.join(_BEST)}"
         )
+    if name in PVT_AP:
+        return (_pvt_row(name),)
     row = find(name)
     return (
         PublishedRow(
@@ -77,12 +80,27 @@ def published_rows(name: str) -> tuple[PublishedRow, ...]:
     )
 
 
+def _pvt_row(name: str) -> PublishedRow:
+    box_ap, mask_ap = PVT_AP[name]
+    return PublishedRow(
+        name=name,
+        initialisation="random" if name in FROM_SCRATCH else PRETRAINING,
+        schedule=SCHEDULE,
+        values=_values(box_ap, mask_ap),
+        source="PVT's table of detectors, 800 px; ablations: arXiv 2102.12122",
+    )
+
+
+def _values(box_ap: float, mask_ap: float | None) -> dict[str, float]:
+    return {"bbox/AP": box_ap} | ({} if mask_ap is None else {"segm/AP": mask_ap})
+
+
 def _benchmark_row(size: str, initialisation: str) -> PublishedRow:
     box_ap, mask_ap = _BEST[initialisation][size]
     return PublishedRow(
         name=f"{_BENCHMARK}{size}_{initialisation}",
         initialisation=initialisation,
         schedule="its best",
-        values={"bbox/AP": box_ap} | ({} if mask_ap is None else {"segm/AP": mask_ap}),
+        values=_values(box_ap, mask_ap),
         source="arXiv 2111.11429, section 4.1, and 2111.06377, table 4",
     )

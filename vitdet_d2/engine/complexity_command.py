@@ -43,6 +43,7 @@ examples:
   vitdet complexity vitdet_b --device cuda train.activation_checkpointing=true
   vitdet complexity vitdet_b --vary train.amp.enabled=true --vary train.amp.enabled=false
   vitdet complexity vitdet_l --device cuda --memory-limit 24      does it fit on a 24 GB card?
+  vitdet complexity vitdet_b cascade_swin_b mask_rcnn_pvt_small --size 1024 --no-measure --published
 
 exit codes: 0 all done; 1 a recipe could not be counted or measured, for example for want of memory
 (the rows of the others are there all the same); 2 wrong usage, recipe or override
@@ -69,6 +70,7 @@ class ComplexityArguments:
         warmup: runs before them; None: by the device.
         num_objects: in a training image; None: as many as the heads take.
         memory_limit: bytes that a measured run may take; None: what there is.
+        published: set the accuracy that authors published beside the cost.
         csv: file to write; None: none.
         plot: picture to write; None: none.
         json: print JSON in place of tables.
@@ -87,6 +89,7 @@ class ComplexityArguments:
     warmup: int | None = None
     num_objects: int | None = None
     memory_limit: int | None = None
+    published: bool = False
     csv: Path | None = None
     plot: Path | None = None
     json: bool = False
@@ -118,6 +121,10 @@ def main(argv: Sequence[str], prog: str) -> None:
         print(json.dumps([row.describe() for row in rows], indent=1))
     else:
         print(complexity_tables(rows))
+        if arguments.published:
+            from vitdet_d2.analysis.published_cost import published_table
+
+            print(f"\n{published_table(rows)}")
     failures = [reason for row in rows for reason in row.failures]
     if failures:
         raise UserError("; ".join(failures))
@@ -171,6 +178,8 @@ def _parser(prog: str) -> OneLineParser:
     add("--objects", dest="num_objects", type=_positive, metavar="N", help="in a training image; "
         "unset: as many as the heads take")  # fmt: skip
     add("--memory-limit", type=_gigabytes, metavar="GB", help="of a measured run (10^9 bytes)")
+    add("--published", action="store_true", help="set the AP that the authors published beside "
+        "the cost, in one more table")  # fmt: skip
     add("--csv", type=Path, metavar="FILE", help="write all numbers, one row per recipe")
     add("--plot", type=Path, metavar="FILE", help="draw a picture (.png, .pdf, .svg)")
     add("--json", action="store_true", help="print all numbers as JSON")
@@ -221,6 +230,8 @@ def _rows(arguments: ComplexityArguments) -> list[Row]:
     ]
     recipes = [load_recipe(row.recipe, _overrides(arguments, row)) for row in rows]
     rows = [_counted(arguments, row, cfg) for row, cfg in zip(rows, recipes, strict=True)]
+    if arguments.published:
+        rows = [_with_published(arguments, r, cfg) for r, cfg in zip(rows, recipes, strict=True)]
     if device is None:
         return rows
     return [_measured(arguments, row, str(device)) for row in rows]
@@ -239,6 +250,23 @@ def _counted(arguments: ComplexityArguments, row: Row, cfg: DictConfig) -> Row:
         return replace(row, count=count_recipe(cfg, arguments.image_size, arguments.part))
     except Exception as error:  # of a model of any kind; the rows of the others shall not be lost
         return replace(row, error=reason(error))
+
+
+def _with_published(arguments: ComplexityArguments, row: Row, cfg: DictConfig) -> Row:
+    """Return a row with its authors' accuracy, which a changed recipe has none of."""
+    from vitdet_d2.analysis.complexity import recipe_size
+    from vitdet_d2.analysis.published import published_rows
+
+    if _overrides(arguments, row):
+        return row
+    try:
+        (published,) = published_rows(row.title)
+    except RecipeError:
+        return row
+    try:
+        return replace(row, published=published, own_size=recipe_size(cfg))
+    except RecipeError:
+        return replace(row, published=published)
 
 
 def _measured(arguments: ComplexityArguments, row: Row, device: str) -> Row:
