@@ -15,7 +15,9 @@ from typing import Any
 import torch
 
 
-def run_in_process(runtime: str, name: str, dtype: str, folder: Path) -> dict[str, Any]:
+def run_in_process(
+    runtime: str, name: str, dtype: str, folder: Path, module: str = "mask_rcnn_case"
+) -> dict[str, Any]:
     """Run a case in a process of its own.
 
     Args:
@@ -23,13 +25,14 @@ def run_in_process(runtime: str, name: str, dtype: str, folder: Path) -> dict[st
         name: of the case.
         dtype: ``float32`` or ``float64``.
         folder: where the results are kept.
+        module: of `tests.parity`, which has the cases.
 
     Returns:
         What ``run`` gives, and ``initial`` weights.
     """
     path = folder / f"{runtime}_{name}_{dtype}.pt"
     subprocess.run(
-        [sys.executable, "-m", "tests.parity.mask_rcnn_case", name, str(path), "--dtype", dtype],
+        [sys.executable, "-m", f"tests.parity.{module}", name, str(path), "--dtype", dtype],
         # One thread: the order of sums is then the same on every machine.
         env={**os.environ, "VITDET_D2_RUNTIME": runtime, "OMP_NUM_THREADS": "1"},
         cwd=Path(__file__).parents[2],

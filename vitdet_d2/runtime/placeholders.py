@@ -51,7 +51,6 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
     ),
     "detectron2.layers": (
         "ASPP",
-        "CycleBatchNormList",
         "DeformConv",
         "DepthwiseSeparableConv2d",
         "ModulatedDeformConv",
@@ -73,7 +72,6 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
         "PanopticFPN",
         "ResNet",
         "ResNetBlockBase",
-        "RetinaNet",
         "SemanticSegmentor",
         "SwinTransformer",
         "build_resnet_backbone",
@@ -100,7 +98,6 @@ PLACEHOLDERS: dict[str, tuple[str, ...]] = {
         "make_stage",
     ),
     "detectron2.modeling.box_regression": ("Box2BoxTransformRotated",),
-    "detectron2.modeling.meta_arch.retinanet": ("RetinaNet", "RetinaNetHead"),
     "detectron2.modeling.roi_heads": (
         "BaseKeypointRCNNHead",
         "KRCNNConvDeconvUpsampleHead",

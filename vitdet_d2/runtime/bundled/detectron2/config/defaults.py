@@ -7,7 +7,7 @@ Source: keys and values of detectron2 ``config/defaults.py``.
 from __future__ import annotations
 
 from detectron2.config.config import CfgNode
-from detectron2.config.keys import data, network, proposals, regions, training, unbundled
+from detectron2.config.keys import data, dense, network, proposals, regions, training, unbundled
 
 # Goes up when a key is renamed; `detectron2.config.compat` knows the way from older ones.
 _VERSION = 2
@@ -30,7 +30,7 @@ _C = CfgNode(
             "ROI_KEYPOINT_HEAD": unbundled.ROI_KEYPOINT_HEAD,
             "SEM_SEG_HEAD": unbundled.SEM_SEG_HEAD,
             "PANOPTIC_FPN": unbundled.PANOPTIC_FPN,
-            "RETINANET": unbundled.RETINANET,
+            "RETINANET": dense.RETINANET,
             "RESNETS": unbundled.RESNETS,
         },
         "INPUT": data.INPUT,

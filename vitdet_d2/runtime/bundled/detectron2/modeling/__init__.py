@@ -15,6 +15,7 @@ from detectron2.modeling.meta_arch import (
     META_ARCH_REGISTRY,
     GeneralizedRCNN,
     ProposalNetwork,
+    RetinaNet,
     build_model,
 )
 from detectron2.modeling.postprocessing import detector_postprocess
@@ -55,6 +56,7 @@ __all__ = [
     "GeneralizedRCNN",
     "ProposalNetwork",
     "ROIHeads",
+    "RetinaNet",
     "ShapeSpec",
     "SimpleFeaturePyramid",  # noqa: F822  (lazy)
     "StandardROIHeads",

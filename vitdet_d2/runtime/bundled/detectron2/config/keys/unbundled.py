@@ -44,24 +44,6 @@ PANOPTIC_FPN: dict[str, Any] = {
     },
 }
 
-RETINANET: dict[str, Any] = {
-    "NUM_CLASSES": 80,
-    "IN_FEATURES": ["p3", "p4", "p5", "p6", "p7"],
-    "NUM_CONVS": 4,
-    "NORM": "",
-    "PRIOR_PROB": 0.01,
-    "IOU_THRESHOLDS": [0.4, 0.5],
-    "IOU_LABELS": [0, -1, 1],
-    "BBOX_REG_WEIGHTS": (1.0, 1.0, 1.0, 1.0),
-    "BBOX_REG_LOSS_TYPE": "smooth_l1",
-    "SMOOTH_L1_LOSS_BETA": 0.1,
-    "FOCAL_LOSS_ALPHA": 0.25,
-    "FOCAL_LOSS_GAMMA": 2.0,
-    "SCORE_THRESH_TEST": 0.05,
-    "TOPK_CANDIDATES_TEST": 1000,
-    "NMS_THRESH_TEST": 0.5,
-}
-
 RESNETS: dict[str, Any] = {
     "DEPTH": 50,
     "OUT_FEATURES": ["res4"],

@@ -19,7 +19,7 @@ from detectron2.modeling.backbone.backbone import Backbone
 from detectron2.modeling.weight_fill import fill_xavier
 from torch import Tensor, nn
 
-__all__ = ["FPN", "LastLevelMaxPool"]
+__all__ = ["FPN", "LastLevelMaxPool", "LastLevelP6P7"]
 
 
 class FPN(Backbone):
@@ -50,7 +50,8 @@ class FPN(Backbone):
             square_pad: > 0 pads images to squares of this side, in pixels.
 
         Raises:
-            ValueError: no features, strides that do not double, or an unknown ``fuse_type``.
+            ValueError: no features, strides that do not double, an unknown ``fuse_type``, or a
+                ``top_block`` that reads a map that is not there.
         """
         super().__init__()
         if fuse_type not in ("sum", "avg"):
@@ -91,6 +92,12 @@ class FPN(Backbone):
         self.bottom_up = bottom_up
         self.top_block = top_block
         num_extra = 0 if top_block is None else self.top_block.num_levels
+        known = [*shapes, *(f"p{level}" for level in levels)]
+        if top_block is not None and self.top_block.in_feature not in known:
+            raise ValueError(
+                f"top_block.in_feature: expected one of {', '.join(known)}, got "
+                f"{self.top_block.in_feature!r}"
+            )
         levels += range(levels[-1] + 1, levels[-1] + 1 + num_extra)
         self._out_feature_strides = {f"p{level}": 2**level for level in levels}
         self._out_features = list(self._out_feature_strides)
@@ -158,3 +165,35 @@ class LastLevelMaxPool(nn.Module):
             One map, ``(N, C, ceil(H / 2), ceil(W / 2))``.
         """
         return [F.max_pool2d(x, kernel_size=1, stride=2, padding=0)]
+
+
+class LastLevelP6P7(nn.Module):
+    """Make ``p6`` and ``p7`` by strided convolutions of the backbone's last map (or of ``p5``)."""
+
+    def __init__(self, in_channels: int, out_channels: int, in_feature: str = "res5") -> None:
+        """Build the two convolutions.
+
+        Args:
+            in_channels: channels of the map ``in_feature``.
+            out_channels: channels of the pyramid.
+            in_feature: the map, of the backbone or of the pyramid, that ``p6`` is made from.
+        """
+        super().__init__()
+        self.num_levels = 2
+        self.in_feature = in_feature
+        self.p6 = nn.Conv2d(in_channels, out_channels, kernel_size=3, stride=2, padding=1)
+        self.p7 = nn.Conv2d(out_channels, out_channels, kernel_size=3, stride=2, padding=1)
+        fill_xavier(self.p6)
+        fill_xavier(self.p7)
+
+    def forward(self, c5: Tensor) -> list[Tensor]:
+        """Subsample twice.
+
+        Args:
+            c5: ``(N, in_channels, H, W)``.
+
+        Returns:
+            Two maps, ``(N, out_channels, ceil(H / 2), ceil(W / 2))`` and its half.
+        """
+        p6 = self.p6(c5)
+        return [p6, self.p7(F.relu(p6))]

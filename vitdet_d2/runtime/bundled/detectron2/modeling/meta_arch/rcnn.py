@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import torch
 from detectron2.config import configurable
 from detectron2.modeling.backbone import Backbone, build_backbone
 from detectron2.modeling.meta_arch.build import META_ARCH_REGISTRY
+from detectron2.modeling.meta_arch.image_model import MAX_DRAWN_BOXES, ImageModel
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.modeling.proposal_generator import build_proposal_generator
 from detectron2.modeling.roi_heads import build_roi_heads
@@ -26,59 +25,9 @@ from torch import Tensor, nn
 
 __all__ = ["GeneralizedRCNN", "ProposalNetwork"]
 
-# More boxes than this hide the picture.
-_MAX_DRAWN_PROPOSALS = 20
-
-
-class _ImageModel(nn.Module):
-    """What models of images share: normalised, padded batches for a backbone."""
-
-    backbone: Backbone
-    pixel_mean: Tensor
-    pixel_std: Tensor
-
-    def _set_statistics(self, pixel_mean: Sequence[float], pixel_std: Sequence[float]) -> None:
-        """Register the statistics as buffers that stay out of checkpoints.
-
-        Raises:
-            ValueError: mean and deviation do not fit.
-        """
-        if len(pixel_mean) != len(pixel_std):
-            raise ValueError(
-                f"pixel_std: expected {len(pixel_mean)} values as in pixel_mean, "
-                f"got {len(pixel_std)}"
-            )
-        for name, values in (("pixel_mean", pixel_mean), ("pixel_std", pixel_std)):
-            value = torch.tensor([float(v) for v in values]).view(-1, 1, 1)
-            self.register_buffer(name, value, persistent=False)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model is."""
-        return self.pixel_mean.device
-
-    def preprocess_image(self, batched_inputs: Sequence[Mapping[str, Any]]) -> ImageList:
-        """Normalise, pad and stack the images.
-
-        Args:
-            batched_inputs: see the top of the module.
-
-        Returns:
-            ``(N, C, H, W)`` with the size of every image before padding.
-        """
-        images = [
-            (x["image"].to(self.device, non_blocking=True) - self.pixel_mean) / self.pixel_std
-            for x in batched_inputs
-        ]
-        return ImageList.from_tensors(
-            images,
-            self.backbone.size_divisibility,
-            padding_constraints=self.backbone.padding_constraints,
-        )
-
 
 @META_ARCH_REGISTRY.register()
-class GeneralizedRCNN(_ImageModel):
+class GeneralizedRCNN(ImageModel):
     """A backbone, a proposal generator and heads on regions."""
 
     proposal_generator: nn.Module | None
@@ -214,22 +163,6 @@ class GeneralizedRCNN(_ImageModel):
             raise ValueError("proposals: expected in every input of a model without a generator")
         return [x["proposals"].to(self.device) for x in batched_inputs], {}
 
-    @staticmethod
-    def _postprocess(
-        instances: Sequence[Instances],
-        batched_inputs: Sequence[Mapping[str, Any]],
-        image_sizes: Sequence[tuple[int, int]],
-    ) -> list[dict[str, Instances]]:
-        """Give every detection in the size that its input asks for."""
-        return [
-            {
-                "instances": detector_postprocess(
-                    detections, x.get("height", size[0]), x.get("width", size[1])
-                )
-            }
-            for detections, x, size in zip(instances, batched_inputs, image_sizes, strict=True)
-        ]
-
     def visualize_training(
         self, batched_inputs: Sequence[Mapping[str, Any]], proposals: Sequence[Instances]
     ) -> None:
@@ -239,25 +172,17 @@ class GeneralizedRCNN(_ImageModel):
             batched_inputs: see the top of the module.
             proposals: for each image ``proposal_boxes``, best first.
         """
-        # Imported here: only pictures need data sets and a drawing library.
-        from detectron2.data.detection_utils import convert_image_to_rgb
-        from detectron2.utils.visualizer import Visualizer
-
-        first = batched_inputs[0]
-        image = convert_image_to_rgb(first["image"].permute(1, 2, 0), self.input_format or "RGB")
-        panels = []
-        for boxes in (
-            first["instances"].gt_boxes,
-            proposals[0].proposal_boxes[:_MAX_DRAWN_PROPOSALS],
-        ):
-            drawn = Visualizer(image, None).overlay_instances(boxes=boxes.tensor.cpu().numpy())
-            panels.append(drawn.get_image())
-        picture = np.concatenate(panels, axis=1).transpose(2, 0, 1)
-        get_event_storage().put_image("ground truth (left), best proposals (right)", picture)
+        best = proposals[0].proposal_boxes[:MAX_DRAWN_BOXES]
+        self._put_picture(
+            batched_inputs[0],
+            best,
+            self.input_format,
+            "ground truth (left), best proposals (right)",
+        )
 
 
 @META_ARCH_REGISTRY.register()
-class ProposalNetwork(_ImageModel):
+class ProposalNetwork(ImageModel):
     """A backbone and a proposal generator: boxes that may hold an object, without classes."""
 
     @configurable
