@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from tests.checks.bad_coco import good
-from vitdet_d2.data.prepare import prepare_datasets
+from vitdet_d2.data.prepare import class_count_key, prepare_datasets
 from vitdet_d2.data.registration import find_coco_files, register_coco_folder, register_coco_json
 from vitdet_d2.errors import DataError
 
@@ -186,6 +186,22 @@ def test_unusable_data_is_refused(data: Path, change: Any, message: str) -> None
     with pytest.raises(DataError, match=message) as caught:
         prepare_datasets(_recipe(train_json=str(data), val_json=str(data)))
     assert "\n" not in str(caught.value)
+
+
+def test_a_dense_detector_follows_its_data_and_needs_no_masks(data: Path) -> None:
+    document = good()
+    _no_masks(document)
+    _write(data, document, "annotations/instances_train.json", "images/train")
+    cfg = _recipe(train_json=str(data), val_json=str(data))
+    cfg.model = {"num_classes": 80, "head": {"num_classes": "${..num_classes}"}}
+    assert class_count_key(cfg) == "model.num_classes"
+    cure = "which its model has no use for; set dataloader.train.mapper.use_instance_mask=false"
+    with pytest.raises(DataError, match=cure):
+        prepare_datasets(cfg)
+    cfg.dataloader.train.mapper.use_instance_mask = False
+    prepare_datasets(cfg)
+    assert [cfg.model.num_classes, cfg.model.head.num_classes] == [2, 2]
+    assert OmegaConf.is_interpolation(cfg.model.head, "num_classes")
 
 
 def test_boxes_only_need_no_masks(data: Path) -> None:

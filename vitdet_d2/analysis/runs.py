@@ -75,12 +75,13 @@ def detect_much(model: nn.Module) -> None:
     head would have anything to do.
 
     Args:
-        model: changed in place, where it has a box predictor.
+        model: changed in place, where it has a box predictor or a dense head.
     """
     predictor = getattr(getattr(model, "roi_heads", None), "box_predictor", None)
-    for stage in predictor if isinstance(predictor, nn.ModuleList) else [predictor]:
+    stages = list(predictor) if isinstance(predictor, nn.ModuleList) else [predictor]
+    for stage in [*stages, getattr(model, "head", None)]:
         score = getattr(stage, "cls_score", None)
-        if isinstance(score, nn.Linear) and score.bias is not None:
+        if isinstance(score, (nn.Linear, nn.Conv2d)) and score.bias is not None:
             with torch.no_grad():
                 score.bias[0] += _CERTAIN
 

@@ -32,16 +32,11 @@ def check_training_masks(cfg: DictConfig, reports: Sequence[CocoReport]) -> None
     mapper = OmegaConf.select(cfg, "dataloader.train.mapper")
     if not isinstance(mapper, DictConfig) or not mapper.get("use_instance_mask"):
         return
-    recomputes = mapper.get("recompute_boxes")
-    also = " dataloader.train.mapper.recompute_boxes=false" if recomputes else ""
     for report in reports:
         if report.num_without_mask:
             raise DataError(
                 f"{report.source}: {report.num_without_mask} instances have no 'segmentation', but "
-                "the recipe trains masks; add them, or train boxes only: with the recipe "
-                "faster_rcnn_vitdet_b (or _l, _h), or in this one with "
-                "model.roi_heads.mask_in_features=null "
-                f"dataloader.train.mapper.use_instance_mask=false{also}"
+                f"the recipe {_boxes_only(cfg, mapper)}"
             )
     packed = sum(report.num_rle_masks for report in reports)
     if packed and mapper.get("instance_mask_format", "polygon") == "polygon":
@@ -51,6 +46,19 @@ def check_training_masks(cfg: DictConfig, reports: Sequence[CocoReport]) -> None
             packed,
         )
         OmegaConf.update(mapper, "instance_mask_format", "bitmask", force_add=True)
+
+
+def _boxes_only(cfg: DictConfig, mapper: DictConfig) -> str:
+    """Say what the recipe asks of masks, and how it would do without them."""
+    overrides = "dataloader.train.mapper.use_instance_mask=false"
+    if mapper.get("recompute_boxes"):
+        overrides += " dataloader.train.mapper.recompute_boxes=false"
+    if not _predicts_masks(cfg):
+        return f"reads them, which its model has no use for; set {overrides}"
+    return (
+        "trains masks; add them, or train boxes only: with the recipe faster_rcnn_vitdet_b (or _l, "
+        f"_h), or in this one with model.roi_heads.mask_in_features=null {overrides}"
+    )
 
 
 def check_evaluation_masks(cfg: DictConfig, reports: Sequence[CocoReport]) -> None:

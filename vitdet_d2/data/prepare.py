@@ -368,6 +368,16 @@ def set_num_classes(cfg: DictConfig, num_classes: int, owner: str) -> None:
         node.num_classes = num_classes
 
 
+def class_count_key(cfg: DictConfig) -> str:
+    """Return the recipe key that says how many classes the model tells apart.
+
+    Args:
+        cfg: the recipe.
+    """
+    keys = [f"{path}.num_classes" for path in ("model.roi_heads", "model", "model.head")]
+    return next((key for key in keys if OmegaConf.select(cfg, key) is not None), keys[0])
+
+
 def _agnostic_mask_head(cfg: DictConfig) -> DictConfig | None:
     """The mask head whose masks are meant for any class, as Detectron2's recipes say it."""
     head = OmegaConf.select(cfg, "model.roi_heads.mask_head")

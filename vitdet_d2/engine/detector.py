@@ -21,7 +21,7 @@ from detectron2.config import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from vitdet_d2.data.prepare import set_num_classes
+from vitdet_d2.data.prepare import class_count_key, set_num_classes
 from vitdet_d2.engine.build import resolve_device
 from vitdet_d2.engine.checkpoint_store import AVERAGE_FINAL, BEST, CheckpointStore
 from vitdet_d2.engine.class_names import ClassTable, find_classes
@@ -37,8 +37,6 @@ from vitdet_d2.pretrained.reader import read_weights
 from vitdet_d2.zoo import find, for_inference, get_config
 
 logger = logging.getLogger(__name__)
-
-_NUM_CLASSES = "model.roi_heads.num_classes"
 
 # What a run may leave beside its checkpoints: the best by a metric, the average at the end.
 _BESIDE = (BEST, AVERAGE_FINAL)
@@ -218,15 +216,16 @@ def _follow_classes(
             the one in the checkpoint, as COCO and LVIS models do.
     """
     names = list((saved or {}).get("thing_classes") or ())
-    count = OmegaConf.select(cfg, _NUM_CLASSES)
+    key = class_count_key(cfg)
+    count = OmegaConf.select(cfg, key)
     if not names:
         return
-    chosen = any(override.lstrip("+").startswith(f"{_NUM_CLASSES}=") for override in overrides)
+    chosen = any(override.lstrip("+").startswith(f"{key}=") for override in overrides)
     if count != len(names) and isinstance(count, int) and (chosen or _scores_differ(cfg, saved)):
         shown = ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
         raise WeightsError(
             f"{source}: trained on {len(names)} classes ({shown}), the recipe has {count}; leave "
-            f"--config-file and {_NUM_CLASSES} out (the checkpoint carries its own recipe), or "
+            f"--config-file and {key} out (the checkpoint carries its own recipe), or "
             "name the recipe that it was trained with"
         )
     set_num_classes(cfg, len(names), "the checkpoint")

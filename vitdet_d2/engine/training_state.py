@@ -4,8 +4,8 @@
 The dictionary is Detectron2's (``model``, ``optimizer``, ``scheduler``, ``iteration``) plus
 ``vitdet_d2`` (what was trained on), ``sampler`` (position in the data), ``rng`` (per rank),
 ``metrics`` (the window that smoothed metrics look back on), ``unsmoothed`` (the last value of the
-others) and, where they are in use, ``grad_scaler`` (float16) and ``ema`` (the model's state dict
-with averaged weights).
+others) and, where they are in use, ``grad_scaler`` (float16), ``ema`` (the model's state dict with
+averaged weights) and ``loss_normalizers`` (of dense detectors, per rank).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 import vitdet_d2
-from vitdet_d2.engine import random_state
+from vitdet_d2.engine import loss_normalizers, random_state
 from vitdet_d2.engine.ema import WeightAverage
 from vitdet_d2.engine.trainer import Trainer
 from vitdet_d2.errors import RecipeError, WeightsError
@@ -89,6 +89,7 @@ class TrainingParts:
     def collect(self, trainer: Trainer) -> dict[str, Any]:
         """The state after the trainer's current iteration; called on every rank."""
         rng = comm.gather(random_state.capture())
+        normalizers = comm.gather(loss_normalizers.capture(self.model))
         state: dict[str, Any] = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -101,6 +102,8 @@ class TrainingParts:
         }
         if hasattr(self.loader, "state"):
             state["sampler"] = dict(self.loader.state())
+        if any(normalizers):
+            state["loss_normalizers"] = normalizers
         if self.grad_scaler is not None:
             state["grad_scaler"] = self.grad_scaler.state_dict()
         if self.average is not None:
@@ -185,6 +188,9 @@ class TrainingParts:
         Raises:
             WeightsError: the average does not fit the model.
         """
+        loss_normalizers.restore(
+            self.model, state.get("loss_normalizers", ()), comm.get_rank(), comm.get_world_size()
+        )
         if self.grad_scaler is not None:
             if "grad_scaler" in state:
                 self.grad_scaler.load_state_dict(state["grad_scaler"])
