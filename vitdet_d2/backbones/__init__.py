@@ -10,6 +10,8 @@ from vitdet_d2.backbones.pvt_sizes import mit_arguments, pvt_arguments, pvt_v2_a
 from vitdet_d2.backbones.pvt_v2 import PVTv2
 from vitdet_d2.backbones.registration import register_backbones
 from vitdet_d2.backbones.sizes import VIT_SIZES, ViTSize, vit_arguments
+from vitdet_d2.backbones.timm_backbone import TimmBackbone
+from vitdet_d2.backbones.timm_models import pixel_statistics
 from vitdet_d2.backbones.vit import ViT
 from vitdet_d2.backbones.yacs_options import add_vitdet_config
 
@@ -18,10 +20,12 @@ __all__ = [
     "VIT_SIZES",
     "MiT",
     "PVTv2",
+    "TimmBackbone",
     "ViT",
     "ViTSize",
     "add_vitdet_config",
     "mit_arguments",
+    "pixel_statistics",
     "pvt_arguments",
     "pvt_v2_arguments",
     "register_backbones",

@@ -6,8 +6,8 @@
     add_vitdet_config(cfg)
     cfg.MODEL.BACKBONE.NAME = "build_vit_simple_feature_pyramid_backbone"
 
-Options stand under ``MODEL.VIT`` and ``MODEL.SFP``; docs/yacs.md has a complete file. This module
-is the only one that touches Detectron2's registry.
+Options stand under ``MODEL.VIT``, ``MODEL.SFP`` and ``MODEL.TIMM``; docs/yacs.md has a complete
+file. This module is the only one that touches Detectron2's registry.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ import logging
 from typing import Any
 
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.backbone import BACKBONE_REGISTRY
+from detectron2.modeling.backbone import BACKBONE_REGISTRY, FPN
 
+from vitdet_d2.backbones.fpn_options import fpn_from_options
+from vitdet_d2.backbones.timm_backbone import TimmBackbone
+from vitdet_d2.backbones.timm_options import pyramid_options, timm_arguments_from_options
 from vitdet_d2.backbones.vit import ViT
 from vitdet_d2.backbones.yacs_options import (
     sfp_arguments_from_options,
@@ -71,12 +74,69 @@ def build_vit_simple_feature_pyramid_backbone(
     return SimpleFeaturePyramid(net=net, in_feature=last, **arguments)
 
 
+def build_timm_backbone(cfg: Any, input_shape: ShapeSpec) -> TimmBackbone:
+    """Build a model of timm from a yacs configuration.
+
+    Args:
+        cfg: configuration with the mapping ``MODEL.TIMM``.
+        input_shape: ``channels`` of the images.
+
+    Returns:
+        A backbone with the maps of strides 4 to 32, or those of ``OUT_INDICES``, by timm's names.
+
+    Raises:
+        RecipeError: an option is none of `TimmBackbone`, or has a wrong value.
+    """
+    if "TIMM" not in cfg.MODEL:
+        raise RecipeError(
+            "MODEL.TIMM: expected the options of a model of timm, found none; call "
+            "vitdet_d2.backbones.add_vitdet_config(cfg) after get_cfg()"
+        )
+    assert input_shape.channels is not None, "build_backbone states the channels of the images"
+    return TimmBackbone(
+        in_chans=input_shape.channels, **timm_arguments_from_options(cfg.MODEL.TIMM)
+    )
+
+
+def build_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
+    """Build a model of timm with a feature pyramid from a yacs configuration.
+
+    Args:
+        cfg: configuration with the mappings ``MODEL.TIMM`` and ``MODEL.FPN``.
+        input_shape: ``channels`` of the images.
+
+    Returns:
+        A backbone with the levels ``p2`` to ``p6``, or ``p3`` to ``p7`` with RetinaNet's top block.
+
+    Raises:
+        RecipeError: an option is unknown, or has a wrong value.
+    """
+    bottom_up = build_timm_backbone(cfg, input_shape)
+    top_block, square_pad = pyramid_options(cfg.MODEL.TIMM)
+    square_of_model = bottom_up.padding_constraints.get("square_size", 0)
+    return fpn_from_options(
+        cfg,
+        bottom_up,
+        top_block=top_block,
+        square_pad=square_pad or square_of_model,
+        where="MODEL.TIMM.TOP_BLOCK",
+    )
+
+
+BUILDERS = (
+    build_vit_backbone,
+    build_vit_simple_feature_pyramid_backbone,
+    build_timm_backbone,
+    build_timm_fpn_backbone,
+)
+
+
 def register_backbones() -> None:
     """Enter the builders into Detectron2's registry; a second call changes nothing.
 
     A name that someone else registered first is left to them, with a warning.
     """
-    for builder in (build_vit_backbone, build_vit_simple_feature_pyramid_backbone):
+    for builder in BUILDERS:
         name = builder.__name__
         if name not in BACKBONE_REGISTRY:
             BACKBONE_REGISTRY.register(builder)

@@ -19,6 +19,7 @@ from torch import nn
 
 from vitdet_d2.backbones.option_checks import check_type, name_list, nearest
 from vitdet_d2.backbones.sizes import VIT_SIZES
+from vitdet_d2.backbones.timm_options import timm_defaults
 from vitdet_d2.backbones.vit import ViT
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.necks.simple_feature_pyramid import SimpleFeaturePyramid
@@ -64,7 +65,7 @@ SOLVER_DEFAULTS: dict[str, Any] = {
 
 
 def add_vitdet_config(cfg: CfgNode) -> None:
-    """Add the keys ``MODEL.VIT``, ``MODEL.SFP``, and those of AdamW with layer decay.
+    """Add ``MODEL.VIT``, ``MODEL.SFP``, ``MODEL.TIMM``, and the keys of AdamW with layer decay.
 
     What ``cfg`` has already stays as it is; a second call changes nothing.
 
@@ -73,6 +74,7 @@ def add_vitdet_config(cfg: CfgNode) -> None:
     """
     _add(cfg.MODEL, "VIT", vit_defaults())
     _add(cfg.MODEL, "SFP", sfp_defaults())
+    _add(cfg.MODEL, "TIMM", timm_defaults())
     for key, value in SOLVER_DEFAULTS.items():
         cfg.SOLVER.setdefault(key, value)
 
