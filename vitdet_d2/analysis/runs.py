@@ -19,7 +19,7 @@ from torch import nn
 from vitdet_d2.analysis.detector_count import nominal_regions
 from vitdet_d2.analysis.job import Job
 from vitdet_d2.analysis.synthetic import noise_batch, noise_images
-from vitdet_d2.engine.build import apply_vit_options, build_optimizer
+from vitdet_d2.engine.build import apply_block_options, build_optimizer
 from vitdet_d2.engine.settings import TrainSettings
 
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -103,7 +103,7 @@ def training_run(
         precision: that autocast computes in; None: all in the type of the weights.
     """
     device = next(model.parameters()).device
-    apply_vit_options(model, settings, device)
+    apply_block_options(model, settings, device)
     optimizer = build_optimizer(cfg, model)
     for group in optimizer.param_groups:
         group["lr"] = 0.0  # the same work, and weights that stay: all steps are alike

@@ -20,6 +20,7 @@ from detectron2.modeling.backbone.backbone import Backbone
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vitdet_d2.backbones.block_steps import BlockStep
 from vitdet_d2.backbones.pyramid_options import MAP_STRIDES, PyramidOptions
 from vitdet_d2.layers.mlp import hidden_width
 from vitdet_d2.layers.pyramid_block import BLOCK_EPS, PyramidBlock
@@ -93,6 +94,19 @@ class PyramidTransformer(Backbone):
         """Image sides should be multiples of the last stride; what is beyond may not be seen."""
         return self._out_feature_strides[self._out_features[-1]]
 
+    def block_steps(self) -> list[BlockStep]:
+        """Return all blocks in order; the first of a stage with all that lies between stages."""
+        steps = []
+        before: list[nn.Module | nn.Parameter] = []
+        for stage in range(1, self.num_stages + 1):
+            embed, blocks, norm = self._modules_of(stage)
+            before += [embed, *self._positions_of(stage)]
+            for block in blocks.children():
+                steps.append(BlockStep(block=block, before=tuple(before)))
+                before = []
+            before = [norm]
+        return steps
+
     def freeze_stages(self, count: int) -> None:
         """Exclude the first stages from training, for good: no gradients, no drop path.
 
@@ -103,9 +117,8 @@ class PyramidTransformer(Backbone):
         for stage in range(1, count + 1):
             for module in self._modules_of(stage):
                 module.requires_grad_(False)
-            for name, parameter in self.named_parameters(recurse=False):
-                if name.endswith(str(stage)):
-                    parameter.requires_grad_(False)
+            for position in self._positions_of(stage):
+                position.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> PyramidTransformer:
@@ -123,6 +136,11 @@ class PyramidTransformer(Backbone):
     def _modules_of(self, stage: int) -> Iterator[nn.Module]:
         for kind in ("patch_embed", "block", "norm"):
             yield self.get_submodule(f"{kind}{stage}")
+
+    def _positions_of(self, stage: int) -> list[nn.Parameter]:
+        """Return the position embedding of a stage, if it has one."""
+        own = dict(self.named_parameters(recurse=False))
+        return [own[name] for name in (f"pos_embed{stage}",) if name in own]
 
     def _enter(self, stage: int, x: Tensor) -> Tensor:
         """Return the tokens ``(B, h, w, C)`` that a stage's first block sees."""
@@ -147,7 +165,7 @@ class PyramidTransformer(Backbone):
             recompute = (
                 self.use_act_checkpoint and stage > self.frozen_stages and torch.is_grad_enabled()
             )
-            for block in getattr(self, f"block{stage}"):
+            for block in self.get_submodule(f"block{stage}").children():
                 x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
             x = self.get_submodule(f"norm{stage}")(x).permute(0, 3, 1, 2)  # to (B, C, h, w)
             if name in self._out_features:

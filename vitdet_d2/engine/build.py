@@ -18,9 +18,9 @@ from torch import nn
 
 from vitdet_d2.checks.square_pad import refuse_cropping
 from vitdet_d2.data.loader import build_detection_train_loader
+from vitdet_d2.engine.block_options import checkpoint_activations, compile_blocks, freeze_blocks
 from vitdet_d2.engine.ema import WeightAverage
 from vitdet_d2.engine.settings import TrainSettings
-from vitdet_d2.engine.vit_options import checkpoint_activations, compile_blocks, freeze_blocks
 from vitdet_d2.errors import RecipeError
 
 logger = logging.getLogger(__name__)
@@ -82,13 +82,13 @@ def build_model(cfg: DictConfig, device: torch.device) -> nn.Module:
     return refuse_cropping(instantiate(cfg.model).to(device))
 
 
-def apply_vit_options(
+def apply_block_options(
     model: nn.Module, settings: TrainSettings, device: torch.device
 ) -> list[nn.Module]:
     """Freeze, recompute and compile blocks as the settings ask; returns the frozen modules.
 
     Raises:
-        RecipeError: the model has no plain ViT for it, or nothing can be compiled here.
+        RecipeError: the model has no transformer for it, or nothing can be compiled here.
     """
     frozen: list[nn.Module] = []
     if settings.freeze_blocks:

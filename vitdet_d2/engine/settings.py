@@ -48,11 +48,11 @@ class TrainSettings:
             (``clip_grad.max_norm``); None: not clipped.
         ema_decay: of the moving average of the weights, which is evaluated and saved
             (``ema.decay``); None: no average.
-        freeze_blocks: how many blocks of the ViT, from the first, are not trained, nor are the
-            patch and position embeddings then.
-        activation_checkpointing: whether the ViT's blocks are computed again in the backward pass;
+        freeze_blocks: how many blocks of the backbone, from the first, are not trained, nor are
+            the patch and position embeddings then.
+        activation_checkpointing: whether its blocks are computed again in the backward pass;
             False: as the model has it.
-        compile: whether the ViT's blocks are compiled by ``torch.compile``.
+        compile: whether its blocks are compiled by ``torch.compile``.
         best_metric: name of the metric of evaluation, such as ``bbox/AP``, at whose highest value
             ``model_best.pth`` is written; None: no such file.
     """

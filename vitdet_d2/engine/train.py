@@ -21,7 +21,7 @@ from vitdet_d2.engine import random_state
 from vitdet_d2.engine.batch_norm import settle_batch_norms
 from vitdet_d2.engine.best import require_metric
 from vitdet_d2.engine.build import (
-    apply_vit_options,
+    apply_block_options,
     autocast_dtype,
     build_average,
     build_model,
@@ -197,7 +197,7 @@ def _build_parts(
         build_model(cfg, device), device, comm.get_world_size(), _images_per_process(cfg)
     )
     logger.debug("Model:\n%s", model)
-    frozen = apply_vit_options(model, settings, device)
+    frozen = apply_block_options(model, settings, device)
     optimizer = build_optimizer(cfg, model)
     use_scaler = precision is torch.float16
     return TrainingParts(

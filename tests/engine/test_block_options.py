@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Freezing, recomputing and compiling blocks of a ViT, whatever is around it."""
+"""Freezing, recomputing and compiling blocks of a backbone, whatever is around it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from vitdet_d2.backbones import ViT
-from vitdet_d2.engine.build import apply_vit_options, build_optimizer
-from vitdet_d2.engine.hooks.freeze import FrozenHook
-from vitdet_d2.engine.settings import read_settings
-from vitdet_d2.engine.trainer import Trainer
-from vitdet_d2.engine.vit_options import (
+from vitdet_d2.engine.block_options import (
     checkpoint_activations,
     compile_blocks,
     freeze_blocks,
     require_compiler,
 )
+from vitdet_d2.engine.build import apply_block_options, build_optimizer
+from vitdet_d2.engine.hooks.freeze import FrozenHook
+from vitdet_d2.engine.settings import read_settings
+from vitdet_d2.engine.trainer import Trainer
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.necks import SimpleFeaturePyramid
 
@@ -147,7 +147,9 @@ def test_what_blocks_share_is_frozen_with_the_embeddings() -> None:
 
 
 def test_more_blocks_than_there_are() -> None:
-    with pytest.raises(RecipeError, match=r"freeze_blocks=5: the ViT has 4 blocks; give at most 4"):
+    with pytest.raises(
+        RecipeError, match=r"freeze_blocks=5: the backbone has 4 blocks; give at most 4"
+    ):
         freeze_blocks(detector(), DEPTH + 1)
 
 
@@ -157,7 +159,7 @@ def test_options_are_for_models_with_one_vit(option: str) -> None:
     settings = read_settings(OmegaConf.create({"train": {option: value}}))
     for model, found in ((nn.Linear(1, 1), "none"), (nn.ModuleList([detector(), detector()]), "2")):
         with pytest.raises(RecipeError, match=rf"train\.{option} is for .* this model has {found}"):
-            apply_vit_options(model, settings, CPU)
+            apply_block_options(model, settings, CPU)
 
 
 def test_frozen_random_blocks_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
@@ -165,7 +167,7 @@ def test_frozen_random_blocks_are_warned_of(caplog: pytest.LogCaptureFixture) ->
         train = {"freeze_blocks": 1, "init_checkpoint": weights}
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            apply_vit_options(detector(), read_settings(OmegaConf.create({"train": train})), CPU)
+            apply_block_options(detector(), read_settings(OmegaConf.create({"train": train})), CPU)
         assert ("keep random weights" in caplog.text) == warned
 
 
@@ -255,7 +257,7 @@ def test_compiled_and_recomputed_blocks_drop_the_same_paths_twice(upstream: bool
     net = detector(drop_path_rate=0.5, depth=2).backbone.net
     model = UpstreamViT(net) if upstream else OwnViT(net)
     train = {"compile": True, "activation_checkpointing": True}
-    apply_vit_options(model, read_settings(OmegaConf.create({"train": train})), CPU)
+    apply_block_options(model, read_settings(OmegaConf.create({"train": train})), CPU)
     weight = net.blocks[0].mlp.fc1.weight
     direction = torch.randn(weight.shape, generator=torch.Generator().manual_seed(3))
     gradients(model)
