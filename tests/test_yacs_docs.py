@@ -20,6 +20,7 @@ from torch import nn
 from tests.yacs_run import OVERRIDES, last_metrics, registered_toys
 from vitdet_d2 import runtime
 from vitdet_d2.backbones import add_vitdet_config
+from vitdet_d2.backbones.pvt_options import pvt_defaults
 from vitdet_d2.backbones.timm_options import timm_defaults
 from vitdet_d2.backbones.yacs_options import SOLVER_DEFAULTS, sfp_defaults, vit_defaults
 from vitdet_d2.engine.recipes import load_recipe
@@ -119,6 +120,6 @@ def test_the_large_scale_jitter(cfg: CfgNode, tmp_path: Path) -> None:
 def test_every_option_is_documented() -> None:
     first_cells = re.findall(r"^\| (`[A-Z].*?) \|", TEXT, flags=re.MULTILINE)
     named = {name for cell in first_cells for name in re.findall(r"`([A-Z_.]+)`", cell)}
-    options = {*vit_defaults(), *sfp_defaults(), *timm_defaults()}
+    options = {*vit_defaults(), *sfp_defaults(), *timm_defaults(), *pvt_defaults()}
     assert options | {f"SOLVER.{key}" for key in SOLVER_DEFAULTS} <= named
     assert {name for name in named if "." not in name} <= options

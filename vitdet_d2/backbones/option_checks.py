@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 import types
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, Union, get_args, get_origin
 
 from vitdet_d2.errors import RecipeError
@@ -27,6 +27,50 @@ def check_type(where: str, value: Any, hint: Any) -> None:
         words = [choice for part in _parts(hint) for choice in get_args(part)]
         guess = nearest(value, words) if isinstance(value, str) else ""
         raise RecipeError(f"{where}: expected {_describe(hint)}, got {got}{guess}")
+
+
+def check_options(
+    where: str, given: Mapping[str, Any], known: Mapping[str, Any], hints: Mapping[str, Any]
+) -> None:
+    """Require known options with values of the right types.
+
+    Args:
+        where: full name of the mapping.
+        given: what stands there; an option whose default is None may be None.
+        known: every option with its default.
+        hints: every option's type, see `check_type`.
+
+    Raises:
+        RecipeError: there are others.
+    """
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise RecipeError(
+            f"{where}: unknown {', '.join(unknown)}{nearest(unknown[0], known)}; expected any "
+            f"of {name_list(known)}"
+        )
+    for option, value in given.items():
+        if value is not None or known[option] is not None:
+            check_type(f"{where}.{option}", value, hints[option])
+
+
+def by_name(table: Mapping[str, Any], name: str, where: str) -> Any:
+    """Return what a table has under a name.
+
+    Args:
+        table: of all names.
+        name: what was written.
+        where: full name of the key.
+
+    Raises:
+        RecipeError: the table has no such name.
+    """
+    if name not in table:
+        raise RecipeError(
+            f"{where}: expected one of {name_list(map(repr, table))}, got {name!r}"
+            f"{nearest(name, table)}"
+        )
+    return table[name]
 
 
 def nearest(name: str, known: Iterable[Any]) -> str:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from vitdet_d2.backbones.mit import MiT
-from vitdet_d2.backbones.option_checks import check_type, name_list, nearest
+from vitdet_d2.backbones.option_checks import by_name, check_options
 from vitdet_d2.backbones.pvt import PVT
 from vitdet_d2.backbones.pvt_sizes import (
     MIT_SIZES,
@@ -77,9 +77,13 @@ def pvt_from_options(given: Mapping[str, Any], in_chans: int) -> PyramidTransfor
         RecipeError: an unknown option, kind or size, a value of another type, an option of
             another kind, or one that contradicts the size.
     """
+    hints: dict[str, Any] = {option: type(value) for option, value in _OWN.items()}
+    for kind in KINDS.values():
+        constructor = vars(kind.build)["__init__"]
+        hints |= {name.upper(): hint for name, hint in get_type_hints(constructor).items()}
+    check_options("MODEL.PVT", given, pvt_defaults(), hints)
     options = {**pvt_defaults(), **given}
-    _check(given)
-    kind = KINDS[_one_of("MODEL.PVT.KIND", options["KIND"], KINDS)]
+    kind = by_name(KINDS, options["KIND"], "MODEL.PVT.KIND")
     accepted = set(inspect.signature(kind.build).parameters)
     chosen = {
         name.lower(): value
@@ -121,7 +125,8 @@ def _of_size(kind: _Kind, size: str, chosen: Mapping[str, Any]) -> Mapping[str, 
     """
     if not size:
         return {}
-    arguments = kind.arguments(_one_of("MODEL.PVT.SIZE", size, kind.sizes))
+    by_name(kind.sizes, size, "MODEL.PVT.SIZE")
+    arguments = kind.arguments(size)
     for name, value in arguments.items():
         if name in chosen and _plain(chosen[name]) != _plain(value):
             raise RecipeError(
@@ -133,40 +138,3 @@ def _of_size(kind: _Kind, size: str, chosen: Mapping[str, Any]) -> Mapping[str, 
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _one_of(where: str, name: str, table: Mapping[str, Any]) -> str:
-    """Return a name as it is.
-
-    Raises:
-        RecipeError: the table has no such name.
-    """
-    if name not in table:
-        raise RecipeError(
-            f"{where}: expected one of {name_list(map(repr, table))}, got {name!r}"
-            f"{nearest(name, table)}"
-        )
-    return name
-
-
-def _check(given: Mapping[str, Any]) -> None:
-    """Require known options of the right types.
-
-    Raises:
-        RecipeError: there are others.
-    """
-    known = pvt_defaults()
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise RecipeError(
-            f"MODEL.PVT: unknown {', '.join(unknown)}{nearest(unknown[0], known)}; expected any "
-            f"of {name_list(known)}"
-        )
-    hints: dict[str, Any] = {option: type(value) for option, value in _OWN.items()}
-    for kind in KINDS.values():
-        constructor = vars(kind.build)["__init__"]
-        hints |= {name.upper(): hint for name, hint in get_type_hints(constructor).items()}
-    for option, value in given.items():
-        if value is None and known[option] is None:
-            continue
-        check_type(f"MODEL.PVT.{option}", value, hints[option])

@@ -6,8 +6,8 @@
     add_vitdet_config(cfg)
     cfg.MODEL.BACKBONE.NAME = "build_vit_simple_feature_pyramid_backbone"
 
-Options stand under ``MODEL.VIT``, ``MODEL.SFP`` and ``MODEL.TIMM``; docs/yacs.md has a complete
-file. This module is the only one that touches Detectron2's registry.
+Options stand under ``MODEL.VIT``, ``MODEL.SFP``, ``MODEL.TIMM`` and ``MODEL.PVT``; docs/yacs.md has
+complete files. This module is the only one that touches Detectron2's registry.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import BACKBONE_REGISTRY, FPN
 
 from vitdet_d2.backbones.fpn_options import fpn_from_options
+from vitdet_d2.backbones.pvt_options import pvt_from_options, pvt_neck_options
+from vitdet_d2.backbones.pyramid_transformer import PyramidTransformer
 from vitdet_d2.backbones.timm_backbone import TimmBackbone
 from vitdet_d2.backbones.timm_options import pyramid_options, timm_arguments_from_options
 from vitdet_d2.backbones.vit import ViT
@@ -123,11 +125,59 @@ def build_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
     )
 
 
+def build_pvt_backbone(cfg: Any, input_shape: ShapeSpec) -> PyramidTransformer:
+    """Build a PVT, PVT v2 or MiT from a yacs configuration.
+
+    Args:
+        cfg: configuration with the mapping ``MODEL.PVT``.
+        input_shape: ``channels`` of the images.
+
+    Returns:
+        A backbone with the maps ``res2`` to ``res5``, or those of ``OUT_FEATURES``.
+
+    Raises:
+        RecipeError: an option is unknown, or has a wrong value.
+    """
+    if "PVT" not in cfg.MODEL:
+        raise RecipeError(
+            "MODEL.PVT: expected the options of a pyramid transformer, found none; call "
+            "vitdet_d2.backbones.add_vitdet_config(cfg) after get_cfg()"
+        )
+    assert input_shape.channels is not None, "build_backbone states the channels of the images"
+    return pvt_from_options(cfg.MODEL.PVT, input_shape.channels)
+
+
+def build_pvt_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
+    """Build a PVT, PVT v2 or MiT with a feature pyramid from a yacs configuration.
+
+    Args:
+        cfg: configuration with the mappings ``MODEL.PVT`` and ``MODEL.FPN``.
+        input_shape: ``channels`` of the images.
+
+    Returns:
+        A backbone with the levels ``p2`` to ``p6``, or ``p3`` to ``p7`` with RetinaNet's top block.
+
+    Raises:
+        RecipeError: an option is unknown, or has a wrong value.
+    """
+    bottom_up = build_pvt_backbone(cfg, input_shape)
+    top_block, square_pad = pvt_neck_options(cfg.MODEL.PVT)
+    return fpn_from_options(
+        cfg,
+        bottom_up,
+        top_block=top_block,
+        square_pad=square_pad,
+        where="MODEL.PVT.TOP_BLOCK",
+    )
+
+
 BUILDERS = (
     build_vit_backbone,
     build_vit_simple_feature_pyramid_backbone,
     build_timm_backbone,
     build_timm_fpn_backbone,
+    build_pvt_backbone,
+    build_pvt_fpn_backbone,
 )
 
 

@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, get_type_hints
 
-from vitdet_d2.backbones.option_checks import check_type, name_list, nearest
+from vitdet_d2.backbones.option_checks import check_options
 from vitdet_d2.backbones.timm_backbone import TimmBackbone
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.layers.norm import layer_norm
@@ -45,8 +45,12 @@ def timm_arguments_from_options(given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RecipeError: an unknown option, a value of another type, or no name.
     """
+    hints: dict[str, Any] = {
+        name.upper(): hint for name, hint in get_type_hints(TimmBackbone.__init__).items()
+    }
+    hints |= {option: type(value) for option, value in _OWN.items()}
+    check_options("MODEL.TIMM", given, timm_defaults(), hints)
     options = {**timm_defaults(), **given}
-    _check(given)
     if not options["NAME"]:
         raise RecipeError(
             "MODEL.TIMM.NAME: expected a model of timm, such as swin_tiny_patch4_window7_224, got "
@@ -69,25 +73,3 @@ def pyramid_options(given: Mapping[str, Any]) -> tuple[str, int]:
     """
     options = {**_OWN, **given}
     return options["TOP_BLOCK"], options["SQUARE_PAD"]
-
-
-def _check(given: Mapping[str, Any]) -> None:
-    """Require known options of the right types.
-
-    Raises:
-        RecipeError: there are others.
-    """
-    known = timm_defaults()
-    unknown = sorted(set(given) - set(known))
-    if unknown:
-        raise RecipeError(
-            f"MODEL.TIMM: unknown {', '.join(unknown)}{nearest(unknown[0], known)}; expected any "
-            f"of {name_list(known)}"
-        )
-    hints: dict[str, Any] = {
-        name.upper(): hint for name, hint in get_type_hints(TimmBackbone.__init__).items()
-    }
-    hints |= {option: type(value) for option, value in _OWN.items()}
-    hints["OUT_INDICES"] = Sequence[int] | None
-    for option, value in given.items():
-        check_type(f"MODEL.TIMM.{option}", value, hints[option])

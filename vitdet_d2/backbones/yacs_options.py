@@ -17,7 +17,8 @@ from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from fvcore.common.config import CfgNode
 from torch import nn
 
-from vitdet_d2.backbones.option_checks import check_type, name_list, nearest
+from vitdet_d2.backbones.option_checks import by_name, check_options
+from vitdet_d2.backbones.pvt_options import pvt_defaults
 from vitdet_d2.backbones.sizes import VIT_SIZES
 from vitdet_d2.backbones.timm_options import timm_defaults
 from vitdet_d2.backbones.vit import ViT
@@ -65,7 +66,7 @@ SOLVER_DEFAULTS: dict[str, Any] = {
 
 
 def add_vitdet_config(cfg: CfgNode) -> None:
-    """Add ``MODEL.VIT``, ``MODEL.SFP``, ``MODEL.TIMM``, and the keys of AdamW with layer decay.
+    """Add ``MODEL.{VIT, SFP, TIMM, PVT}``, and the keys of AdamW with layer decay.
 
     What ``cfg`` has already stays as it is; a second call changes nothing.
 
@@ -75,6 +76,7 @@ def add_vitdet_config(cfg: CfgNode) -> None:
     _add(cfg.MODEL, "VIT", vit_defaults())
     _add(cfg.MODEL, "SFP", sfp_defaults())
     _add(cfg.MODEL, "TIMM", timm_defaults())
+    _add(cfg.MODEL, "PVT", pvt_defaults())
     for key, value in SOLVER_DEFAULTS.items():
         cfg.SOLVER.setdefault(key, value)
 
@@ -108,9 +110,9 @@ def vit_arguments_from_options(given: Mapping[str, Any]) -> dict[str, Any]:
             that other options contradict.
     """
     options = _checked(given, vit_defaults(), ViT, "MODEL.VIT")
-    norm = _by_name(NORM_LAYERS, options.pop("NORM_LAYER"), "MODEL.VIT.NORM_LAYER")
+    norm = by_name(NORM_LAYERS, options.pop("NORM_LAYER"), "MODEL.VIT.NORM_LAYER")
     eps = options.pop("NORM_EPS")
-    activation = _by_name(ACT_LAYERS, options.pop("ACT_LAYER"), "MODEL.VIT.ACT_LAYER")
+    activation = by_name(ACT_LAYERS, options.pop("ACT_LAYER"), "MODEL.VIT.ACT_LAYER")
     options.update(_of_size(options.pop("SIZE"), options))
     if options["QKV_BIAS"] is None:
         options["QKV_BIAS"] = inspect.signature(ViT).parameters["qkv_bias"].default
@@ -128,7 +130,7 @@ def sfp_arguments_from_options(given: Mapping[str, Any]) -> dict[str, Any]:
         RecipeError: an unknown option, a value of another type, or an unknown name.
     """
     options = _checked(given, sfp_defaults(), SimpleFeaturePyramid, "MODEL.SFP")
-    make_top = _by_name(TOP_BLOCKS, options.pop("TOP_BLOCK"), "MODEL.SFP.TOP_BLOCK")
+    make_top = by_name(TOP_BLOCKS, options.pop("TOP_BLOCK"), "MODEL.SFP.TOP_BLOCK")
     arguments = {option.lower(): value for option, value in options.items()}
     return {**arguments, "top_block": None if make_top is None else make_top()}
 
@@ -150,30 +152,12 @@ def _checked(
     Raises:
         RecipeError: an option is unknown, or of another type.
     """
-    unknown = sorted(set(given) - set(defaults))
-    if unknown:
-        raise RecipeError(
-            f"{where}: unknown {', '.join(unknown)}{nearest(unknown[0], defaults)}; expected any "
-            f"of {name_list(defaults)}"
-        )
     constructor = vars(target)["__init__"]
     hints = {name.upper(): hint for name, hint in get_type_hints(constructor).items()}
     own = {**_VIT_OWN, **_SFP_OWN}
-    for option, value in given.items():
-        if option in own and own[option] is None and value is None:
-            continue
-        hint = type(own[option]) if isinstance(own.get(option), str | float) else hints[option]
-        check_type(f"{where}.{option}", value, hint)
+    hints |= {name: type(value) for name, value in own.items() if isinstance(value, str | float)}
+    check_options(where, given, defaults, hints)
     return {**defaults, **given}
-
-
-def _by_name(table: Mapping[str, Any], name: str, where: str) -> Any:
-    if name not in table:
-        raise RecipeError(
-            f"{where}: expected one of {name_list(map(repr, table))}, got {name!r}"
-            f"{nearest(name, table)}"
-        )
-    return table[name]
 
 
 def _of_size(size: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,7 +168,7 @@ def _of_size(size: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """
     if not size:
         return {}
-    chosen = _by_name(
+    chosen = by_name(
         {name.upper(): value for name, value in VIT_SIZES.items()}, size.upper(), "MODEL.VIT.SIZE"
     )
     values = {"EMBED_DIM": chosen.embed_dim, "DEPTH": chosen.depth, "NUM_HEADS": chosen.num_heads}
