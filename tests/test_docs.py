@@ -30,6 +30,7 @@ INTERNAL = {
     "config.recipe_text",
     "data.federated_weights",
     "evaluation.coco_scoring",
+    "modeling.meta_arch.dense_losses",
     "modeling.meta_arch.image_model",
     "modeling.roi_heads.convolutions",
     "modeling.roi_heads.federated_loss",

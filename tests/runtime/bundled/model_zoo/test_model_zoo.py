@@ -32,6 +32,7 @@ MEASURED = {
     "common/data/constants.py:constants": "dbaf318ee1b7c341",
     "common/models/mask_rcnn_fpn.py:model": "d42b3d2c6fcfae2a",
     "common/models/mask_rcnn_vitdet.py:model": "d9519be1d6701e91",
+    "common/models/retinanet.py:model": "f2c240651a260c5a",
 }
 # Ours stand behind these names.
 SAME = {"vitdet_d2.necks.": "detectron2.modeling.", "vitdet_d2.backbones.": "detectron2.modeling."}

@@ -173,6 +173,56 @@ def test_cascade(cfg: CfgNode) -> None:
     assert [p.bbox_pred.out_features for p in heads.box_predictor] == [4, 4]
 
 
+def test_retinanet(cfg: CfgNode) -> None:
+    cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
+    node = cfg.MODEL.RETINANET
+    node.IN_FEATURES, node.NUM_CLASSES, node.NUM_CONVS = ["p2", "p3"], 3, 2
+    node.NORM, node.PRIOR_PROB, node.BBOX_REG_LOSS_TYPE = "BN", 0.2, "giou"
+    node.IOU_THRESHOLDS, node.SMOOTH_L1_LOSS_BETA = [0.3, 0.6], 0.3
+    node.BBOX_REG_WEIGHTS = (1.0, 1.0, 2.0, 2.0)
+    node.FOCAL_LOSS_ALPHA, node.FOCAL_LOSS_GAMMA = 0.3, 1.5
+    node.SCORE_THRESH_TEST, node.TOPK_CANDIDATES_TEST, node.NMS_THRESH_TEST = 0.01, 50, 0.4
+    cfg.TEST.DETECTIONS_PER_IMAGE, cfg.INPUT.FORMAT = 11, "RGB"
+    model: Any = build_model(cfg)
+    assert model.anchor_generator.num_anchors == [6, 6]
+    assert (model.num_classes, model.head_in_features) == (3, ["p2", "p3"])
+    assert model.anchor_matcher.thresholds[1:-1] == [0.3, 0.6]
+    assert model.anchor_matcher.allow_low_quality_matches
+    assert model.box2box_transform.weights == (1.0, 1.0, 2.0, 2.0)
+    assert (model.focal_loss_alpha, model.focal_loss_gamma) == (0.3, 1.5)
+    assert (model.smooth_l1_beta, model.box_reg_loss_type) == (0.3, "giou")
+    found = (model.test_score_thresh, model.test_topk_candidates, model.test_nms_thresh)
+    assert found == (0.01, 50, 0.4)
+    assert (model.max_detections_per_image, model.input_format, model.vis_period) == (11, "RGB", 0)
+    shapes = {name: tuple(value.shape) for name, value in model.head.state_dict().items()}
+    assert shapes["cls_subnet.3.weight"] == (CHANNELS, CHANNELS, 3, 3)
+    assert shapes["cls_subnet.1.1.running_mean"] == (CHANNELS,)
+    assert shapes["cls_score.weight"] == (18, CHANNELS, 3, 3)
+    assert float(model.head.cls_score.bias[0].detach().sigmoid()) == pytest.approx(0.2)
+    with EventStorage():
+        assert set(model(inputs())) == {"loss_cls", "loss_box_reg"}
+    (detections,) = model.eval()(inputs())
+    assert detections["instances"].image_size == (60, 80)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("RETINANET.IN_FEATURES", ["p2", "p6"], r"RETINANET\.IN_FEATURES: expected .* p2, p3, got"),
+        (
+            "ANCHOR_GENERATOR.SIZES",
+            [[8], [8, 9]],
+            r"ANCHOR_GENERATOR: expected as many .* \[3, 6\]",
+        ),
+    ],
+)
+def test_wrong_retinanets(cfg: CfgNode, key: str, value: Any, message: str) -> None:
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.RETINANET.IN_FEATURES = "RetinaNet", ["p2", "p3"]
+    cfg.merge_from_list([f"MODEL.{key}", value])
+    with pytest.raises(ValueError, match=message):
+        build_model(cfg)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -3,9 +3,14 @@
 
 from __future__ import annotations
 
-from detectron2.layers.batch_norm import FrozenBatchNorm2d, LayerNorm, NaiveSyncBatchNorm, get_norm
+from detectron2.layers.batch_norm import (
+    CycleBatchNormList,
+    FrozenBatchNorm2d,
+    LayerNorm,
+    NaiveSyncBatchNorm,
+    get_norm,
+)
 from detectron2.layers.blocks import CNNBlockBase
-from detectron2.layers.cycle_batch_norm import CycleBatchNormList
 from detectron2.layers.losses import ciou_loss, diou_loss
 from detectron2.layers.mask_ops import paste_masks_in_image
 from detectron2.layers.nms import batched_nms, nms

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """RetinaNet: from feature maps to detections in one stage, with a loss that looks at hard anchors.
 
-Shapes: ``N`` images, ``L`` feature maps, ``K`` classes, ``R_l = H * W * A`` anchors of map ``l``,
+Shapes: ``N`` images, ``A`` anchors per location, ``K`` classes, ``R_l = H * W * A`` of map ``l``,
 ``R`` of an image over all maps. Boxes are XYXY in pixels of the padded input image.
 Labels of anchors: a class in ``[0, K)``, ``K`` background, -1 ignored.
 
@@ -10,12 +10,15 @@ Source: RetinaNet, arXiv 1708.02002; equals detectron2 ``meta_arch/retinanet.py`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
 from detectron2.config import configurable
-from detectron2.layers import batched_nms
+from detectron2.layers import CycleBatchNormList, ShapeSpec, batched_nms, get_norm
 from detectron2.modeling.anchor_generator import build_anchor_generator
 from detectron2.modeling.backbone import Backbone, build_backbone
 from detectron2.modeling.box_regression import (
@@ -27,11 +30,10 @@ from detectron2.modeling.box_regression import (
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch.build import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N_HWA_K
-from detectron2.modeling.meta_arch.retinanet_head import RetinaNetHead
-from detectron2.structures import Boxes, ImageList, Instances, pairwise_iou
+from detectron2.modeling.meta_arch.dense_losses import label_anchors, summed_focal_loss
+from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
-from torchvision.ops import sigmoid_focal_loss
 
 from vitdet_d2.runtime.absent import absent_attribute
 
@@ -39,6 +41,10 @@ __all__ = ["RetinaNet", "RetinaNetHead", "permute_to_N_HWA_K"]
 
 __getattr__ = absent_attribute(__name__)
 
+_LOGGER = logging.getLogger(__name__)
+
+_BATCH_NORMS = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
+_WEIGHT_DEVIATION = 0.01
 # Positive anchors of a batch, before any was seen.
 _INITIAL_NORMALIZER = 100.0
 
@@ -194,20 +200,7 @@ class RetinaNet(DenseDetector):
             For each image ``(R,)`` labels, and ``(R, 4)`` boxes that are meaningful where the
             label is a class.
         """
-        all_anchors = Boxes.cat(list(anchors))
-        labels, boxes = [], []
-        for instances in gt_instances:
-            matches, found = self.anchor_matcher(pairwise_iou(instances.gt_boxes, all_anchors))
-            if len(instances) == 0:
-                labels.append(torch.full_like(matches, self.num_classes))
-                boxes.append(torch.zeros_like(all_anchors.tensor))
-                continue
-            label = instances.gt_classes[matches]
-            label.masked_fill_(found == 0, self.num_classes)
-            label.masked_fill_(found == -1, -1)
-            labels.append(label)
-            boxes.append(instances.gt_boxes.tensor[matches])
-        return labels, boxes
+        return label_anchors(anchors, gt_instances, self.anchor_matcher, self.num_classes)
 
     def losses(
         self,
@@ -242,24 +235,10 @@ class RetinaNet(DenseDetector):
             loss_type=self.box_reg_loss_type,
             smooth_l1_beta=self.smooth_l1_beta,
         )
-        loss_cls = self._classification_loss(pred_logits, labels)
+        loss_cls = summed_focal_loss(
+            pred_logits, labels, alpha=self.focal_loss_alpha, gamma=self.focal_loss_gamma
+        )
         return {"loss_cls": loss_cls / normalizer, "loss_box_reg": loss_box / normalizer}
-
-    def _classification_loss(self, pred_logits: Sequence[Tensor], labels: Tensor) -> Tensor:
-        """Sum the focal loss over every class of every anchor that is not ignored."""
-        classes = torch.arange(self.num_classes, device=labels.device)
-        total = pred_logits[0].new_zeros((), dtype=torch.float32)
-        sizes = [level.shape[1] for level in pred_logits]
-        # Level by level: all of them side by side would be one more copy of every logit.
-        for logits, label in zip(pred_logits, labels.split(sizes, dim=1), strict=True):
-            # Half precision would lose small losses in the sum.
-            exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            targets = (label[:, :, None] == classes).to(exact.dtype)  # background: all 0
-            loss = sigmoid_focal_loss(
-                exact, targets, alpha=self.focal_loss_alpha, gamma=self.focal_loss_gamma
-            )
-            total = total + torch.where((label >= 0)[:, :, None], loss, 0.0).sum()
-        return total
 
     def forward_inference(
         self,
@@ -317,3 +296,132 @@ class RetinaNet(DenseDetector):
             found.pred_boxes.tensor, found.scores, found.pred_classes, self.test_nms_thresh
         )
         return found[keep[: self.max_detections_per_image]]
+
+
+class RetinaNetHead(nn.Module):
+    """Two equal towers of 3x3 convolutions, one for classes and one for boxes, on every map."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        input_shape: Sequence[ShapeSpec],
+        num_classes: int,
+        num_anchors: int,
+        conv_dims: Sequence[int],
+        norm: str | Callable[[int], nn.Module] = "",
+        prior_prob: float = 0.01,
+    ) -> None:
+        """Build the head; weights are normal with deviation 0.01, biases 0 but for the classes'.
+
+        Args:
+            input_shape: of each feature map; all have the same channels.
+            num_classes: ``K``.
+            num_anchors: ``A``.
+            conv_dims: output channels of the hidden convolutions of each tower.
+            norm: after each hidden convolution, see ``get_norm``; "" for none. With ``BN`` and
+                ``SyncBN`` every map has statistics of its own.
+            prior_prob: score of every class and anchor at the beginning. A higher one would let
+                the many anchors without an object swamp the first steps.
+
+        Raises:
+            ValueError: no map, maps that differ in channels, or no hidden convolution.
+        """
+        super().__init__()
+        channels = {shape.channels or 0 for shape in input_shape}
+        if len(channels) != 1 or 0 in channels:
+            raise ValueError(
+                f"input_shape: expected maps with the same channels, got {sorted(channels)}"
+            )
+        if len(conv_dims) == 0 or min(conv_dims) <= 0:
+            raise ValueError(f"conv_dims: expected one or more numbers > 0, got {list(conv_dims)}")
+        if not 0.0 < prior_prob < 1.0:
+            raise ValueError(f"prior_prob: expected a probability in (0, 1), got {prior_prob}")
+        self._num_features = len(input_shape)
+        widths = [channels.pop(), *conv_dims]
+        make_norm = self._norm_of_levels(norm)
+        self.cls_subnet = _tower(widths, make_norm)
+        self.bbox_subnet = _tower(widths, make_norm)
+        self.cls_score = nn.Conv2d(widths[-1], num_anchors * num_classes, 3, padding=1)
+        self.bbox_pred = nn.Conv2d(widths[-1], num_anchors * 4, 3, padding=1)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.normal_(layer.weight, std=_WEIGHT_DEVIATION)
+                assert layer.bias is not None, "the convolutions of the head have biases"
+                nn.init.zeros_(layer.bias)
+        assert self.cls_score.bias is not None, "the convolutions of the head have biases"
+        nn.init.constant_(self.cls_score.bias, -math.log((1 - prior_prob) / prior_prob))
+
+    @classmethod
+    def from_config(cls, cfg: Any, input_shape: Sequence[ShapeSpec]) -> dict[str, Any]:
+        """Return the arguments that ``MODEL.RETINANET`` and the anchors hold.
+
+        Args:
+            cfg: the yacs configuration.
+            input_shape: of each feature map.
+
+        Raises:
+            ValueError: the maps differ in anchors per location: one head serves them all.
+        """
+        node = cfg.MODEL.RETINANET
+        counts = set(build_anchor_generator(cfg, input_shape).num_cell_anchors)
+        if len(counts) != 1:
+            raise ValueError(
+                "MODEL.ANCHOR_GENERATOR: expected as many anchors per location on every map of "
+                f"MODEL.RETINANET.IN_FEATURES, got {sorted(counts)}"
+            )
+        return {
+            "input_shape": input_shape,
+            "num_classes": node.NUM_CLASSES,
+            "num_anchors": counts.pop(),
+            "conv_dims": [input_shape[0].channels] * node.NUM_CONVS,
+            "norm": node.NORM,
+            "prior_prob": node.PRIOR_PROB,
+        }
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Predict classes and boxes.
+
+        Args:
+            features: ``(N, C, H, W)`` maps, as many as ``input_shape`` has.
+
+        Returns:
+            For each map ``(N, A * K, H, W)`` logits and ``(N, A * 4, H, W)`` deltas.
+
+        Raises:
+            ValueError: another number of maps.
+        """
+        if len(features) != self._num_features:
+            raise ValueError(f"features: expected {self._num_features} maps, got {len(features)}")
+        logits = [self.cls_score(self.cls_subnet(feature)) for feature in features]
+        deltas = [self.bbox_pred(self.bbox_subnet(feature)) for feature in features]
+        return logits, deltas
+
+    def _norm_of_levels(
+        self, norm: str | Callable[[int], nn.Module]
+    ) -> Callable[[int], nn.Module | None]:
+        """Return what makes a norm that the maps share, or of a batch norm one for each map."""
+        if norm in _BATCH_NORMS:
+            batch_norm = _BATCH_NORMS[str(norm)]
+            return lambda width: CycleBatchNormList(
+                length=self._num_features, bn_class=batch_norm, num_features=width
+            )
+        kind = type(get_norm(norm, 32)).__name__
+        if "BatchNorm" in kind and "Frozen" not in kind:
+            _LOGGER.warning(
+                "norm=%r: all maps share the statistics of a %s, which differ between maps; "
+                "'BN' and 'SyncBN' keep some for each",
+                norm,
+                kind,
+            )
+        return lambda width: get_norm(norm, width)
+
+
+def _tower(widths: Sequence[int], make_norm: Callable[[int], nn.Module | None]) -> nn.Sequential:
+    """Convolution, norm where there is one, and ReLU, one after another."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers.append(nn.Conv2d(before, after, 3, padding=1))
+        norm = make_norm(after)
+        layers += [nn.ReLU()] if norm is None else [norm, nn.ReLU()]
+    return nn.Sequential(*layers)

@@ -19,7 +19,7 @@ from ..data.constants import constants
 
 _CHANNELS = 256
 _STRIDES = [8, 16, 32, 64, 128]
-_OCTAVES = [1.0, 2 ** (1.0 / 3), 2 ** (2.0 / 3)]
+_OCTAVES = [1, 2 ** (1.0 / 3), 2 ** (2.0 / 3)]
 _STAGES = ["res3", "res4", "res5"]
 
 _resnet = LazyCall("detectron2.modeling.ResNet")(
