@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from tests.backbones.pyramid_case import NAMES, TINY, images, make
-from vitdet_d2.backbones import PVT
+from tests.backbones.timm_case import SWIN
+from vitdet_d2.backbones import PVT, TimmBackbone
 from vitdet_d2.engine.block_options import checkpoint_activations, compile_blocks, freeze_blocks
 from vitdet_d2.engine.build import apply_block_options
 from vitdet_d2.engine.settings import read_settings
@@ -91,6 +92,20 @@ def test_options_go_together_with_frozen_stages() -> None:
 def test_two_backbones_are_refused() -> None:
     with pytest.raises(RecipeError, match=r"one plain ViT .*, PVT or MiT; this model has 2"):
         checkpoint_activations(nn.ModuleList([pyramid("pvt"), pyramid("mit")]))
+
+
+def test_models_of_timm_recompute_by_themselves_and_have_no_blocks_to_freeze() -> None:
+    net = TimmBackbone(SWIN)
+    model = FPN(net, list(net.output_shape()), 8).double().train()
+    plain = gradients(model)
+    apply_block_options(
+        model, read_settings(OmegaConf.create({"train": {"activation_checkpointing": True}})), CPU
+    )
+    assert net.use_act_checkpoint
+    recomputed = gradients(model)
+    assert all(torch.equal(plain[key], recomputed[key]) for key in plain)
+    with pytest.raises(RecipeError, match=r"this model has none; .*\(a model of timm .*frozen_sta"):
+        freeze_blocks(model, 1)
 
 
 @pytest.mark.slow

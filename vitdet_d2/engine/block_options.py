@@ -67,14 +67,15 @@ def checkpoint_activations(model: nn.Module) -> None:
         model: a detector; changed in place.
 
     Raises:
-        RecipeError: the model has no such backbone.
+        RecipeError: the model has no such backbone, or one of timm's that cannot do it.
     """
-    backbone = find_backbone(model, "train.activation_checkpointing")
-    if hasattr(backbone, "use_act_checkpoint"):
-        setattr(backbone, "use_act_checkpoint", True)  # noqa: B010  (not of every Module)
+    # Ours, models of timm too, can do it by themselves.
+    able = [module for module in model.modules() if hasattr(module, "use_act_checkpoint")]
+    if len(able) == 1:
+        setattr(able[0], "use_act_checkpoint", True)  # noqa: B010  (not of every Module)
         return
     # Detectron2's own ViT decides when it is built, and needs another package for it.
-    for step in block_steps(backbone):
+    for step in block_steps(find_backbone(model, "train.activation_checkpointing")):
         step.block.forward = functools.partial(_recomputed, step.block.forward)
 
 

@@ -23,7 +23,8 @@ def find_backbone(model: nn.Module, option: str) -> nn.Module:
     if len(found) != 1:
         raise RecipeError(
             f"{option} is for detectors with one plain ViT (patch_embed and blocks), PVT or MiT; "
-            f"this model has {len(found) or 'none'}; leave it at its default"
+            f"this model has {len(found) or 'none'}; leave it at its default (a model of timm has "
+            "arguments of its own, such as frozen_stages)"
         )
     return found[0]
 
