@@ -4,6 +4,7 @@
 import pytest
 import torch
 
+from vitdet_d2.analysis.counter import WorkCounter
 from vitdet_d2.backbones import PVT, MiT, PVTv2, mit_arguments, pvt_arguments, pvt_v2_arguments
 
 # Millions, as published, of which the ImageNet head of 1000 classes is to be taken away.
@@ -17,6 +18,9 @@ PVT_V2_PARAMETERS = {
     "b4": 62.6,
     "b5": 82.0,
 }
+# Billions of multiply-adds at 224 x 224, as published under the name of FLOPs.
+PVT_WORK = {"tiny": 1.9, "small": 3.8, "medium": 6.7, "large": 9.8}
+PVT_V2_WORK = {"b0": 0.6, "b1": 2.1, "b2": 4.0, "b2_li": 3.9, "b3": 6.9, "b4": 10.1, "b5": 11.8}
 # Of the encoder alone.
 MIT_PARAMETERS = {"b0": 3.4, "b1": 13.1, "b2": 24.2, "b3": 44.0, "b4": 60.8, "b5": 81.4}
 
@@ -45,6 +49,20 @@ def test_pvt_v2_has_the_published_number_of_parameters(size):
 def test_mit_has_the_published_number_of_parameters(size):
     count, _ = millions(MiT, mit_arguments(size))
     assert count == pytest.approx(MIT_PARAMETERS[size], abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "published"),
+    [(PVT, pvt_arguments(size), work) for size, work in PVT_WORK.items()]
+    + [(PVTv2, pvt_v2_arguments(size), work) for size, work in PVT_V2_WORK.items()],
+)
+def test_work_is_what_is_published(kind, arguments, published):
+    _, net = millions(kind, arguments)
+    counter = WorkCounter()
+    with counter.counting(net), torch.no_grad():
+        net(torch.zeros(1, 3, 224, 224, device="meta"))
+    products = sum(work.flops for work in counter.parts.values()) / 2e9
+    assert products == pytest.approx(published, abs=0.09)
 
 
 @pytest.mark.parametrize("arguments", [pvt_arguments, pvt_v2_arguments, mit_arguments])
