@@ -14,6 +14,7 @@ from detectron2.modeling.backbone import Backbone
 from torch import nn
 
 from tests.analysis import closed_form_counts as formula
+from tests.parity import retinanet_case
 from vitdet_d2.analysis.complexity import count_recipe
 from vitdet_d2.analysis.detector_count import (
     DetectorCount,
@@ -22,6 +23,7 @@ from vitdet_d2.analysis.detector_count import (
     nominal_regions,
     total,
 )
+from vitdet_d2.analysis.runs import detect_much
 from vitdet_d2.engine.recipes import load_recipe
 from vitdet_d2.errors import RecipeError
 
@@ -218,6 +220,30 @@ def test_dense_heads_and_unknown_parts():
     assert count.test == count.train
     assert count.parameters == {"backbone": 52 + 68, "dense_head": 10, "other": 6}
     assert count.notes == ("not counted: depth_estimator",)
+
+
+def test_retinanet_equals_its_closed_form():
+    model = retinanet_case.build(retinanet_case.CASES["l1"], "eval")
+    count = count_detector(model, (128, 160))
+    cells = [16 * 20, 8 * 10, 4 * 5, 2 * 3, 1 * 2]  # strides 8 to 128
+    # Two towers of two convolutions of 32 channels; 9 anchors of 5 classes and 4 sides.
+    head = sum(cells) * 9 * 32 * (4 * 32 + 9 * 5 + 9 * 4)
+    assert count.test["dense_head"].flops == 2 * head
+    # 1x1 laterals, 3x3 outputs, and P6 of the last stage's map, P7 of P6.
+    laterals = cells[0] * 12 + cells[1] * 16 + cells[2] * 24
+    top = cells[3] * 24 + cells[4] * 32
+    assert count.test["neck"].flops == 2 * 32 * (laterals + 9 * 32 * sum(cells[:3]) + 9 * top)
+    assert (count.notes, count.test_regions) == ((), None)
+    assert sum(count.parameters.values()) == sum(p.numel() for p in model.parameters())
+
+
+def test_retinanet_is_measured_with_as_much_as_it_may_detect():
+    model = retinanet_case.build(retinanet_case.CASES["l1"], "eval", seed=0).eval()
+    batch = retinanet_case.inputs(retinanet_case.CASES["l1"])[:1]
+    with torch.no_grad():
+        assert len(model(batch)[0]["instances"]) == 0
+        detect_much(model)
+        assert len(model(batch)[0]["instances"]) == model.max_detections_per_image
 
 
 def test_heads_of_another_kind_are_refused():

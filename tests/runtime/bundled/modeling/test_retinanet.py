@@ -14,10 +14,12 @@ from detectron2.layers import CycleBatchNormList, ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
 from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N_HWA_K
+from detectron2.modeling.meta_arch.dense_losses import summed_focal_loss
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
+from torchvision.ops import sigmoid_focal_loss
 
 from tests.parity import retinanet_case
 from tests.parity.retinanet_case import CASES, Stages
@@ -178,6 +180,40 @@ def test_ignored_anchors_have_no_influence() -> None:
     assert logits.grad[0].ne(0).any(dim=1).tolist() == used.tolist()
     assert deltas.grad is not None
     assert deltas.grad[0].ne(0).any(dim=1).tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (-1, 1.0), (0.6, 0.0), (0.0, 3.0)])
+def test_focal_loss_and_its_gradient_equal_torchvisions(alpha: float, gamma: float) -> None:
+    labels = torch.tensor([[2, -1, 3, 0, 1, 3], [3, 3, -1, 2, 2, 0]])  # 3: background
+    exact = [torch.randn(2, n, 3, dtype=torch.float64) * 4 for n in (4, 2)]
+    exact[0][0, 0] = torch.tensor([-60.0, 60.0, -60.0])  # certain, and wrong
+    exact[1][0, 0] = torch.tensor([60.0, 60.0, -60.0])
+    levels = [x.requires_grad_() for x in exact]
+    loss = summed_focal_loss(levels, labels, alpha=alpha, gamma=gamma)
+    gradients = torch.autograd.grad(3 * loss, levels)
+    everything = torch.cat(levels, dim=1)[labels >= 0]
+    targets = torch.nn.functional.one_hot(labels[labels >= 0], 4)[:, :3].double()
+    expected = sigmoid_focal_loss(everything, targets, alpha=alpha, gamma=gamma, reduction="sum")
+    torch.testing.assert_close(loss, expected)
+    for ours, theirs in zip(gradients, torch.autograd.grad(3 * expected, levels), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_focal_loss_of_a_certain_logit_has_a_gradient_with_any_exponent() -> None:
+    logits = torch.tensor([[[60.0, -60.0]]], dtype=torch.float64, requires_grad=True)
+    loss = summed_focal_loss([logits], torch.tensor([[0]]), alpha=0.25, gamma=0.5)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    assert gradient.abs().max() < 1e-10  # autograd's has NaN: a root's slope at 0
+
+
+def test_focal_loss_is_the_integral_of_its_gradient() -> None:
+    labels = torch.tensor([[2, -1, 3, 0]])
+    logits = torch.randn(1, 4, 3, dtype=torch.float64, requires_grad=True)
+
+    def loss(x: Tensor) -> Tensor:
+        return summed_focal_loss([x[:, :3], x[:, 3:]], labels, alpha=0.25, gamma=2.0)
+
+    assert torch.autograd.gradcheck(loss, logits)
 
 
 def _detect(model: RetinaNet, scores: Tensor, deltas: Tensor, anchors: Tensor) -> Instances:
