@@ -20,6 +20,8 @@ from vitdet_d2.backbones.timm_models import (
     choose_levels,
     describe_architecture,
 )
+from vitdet_d2.backbones.timm_mvit import use_any_size, use_hybrid_windows
+from vitdet_d2.backbones.timm_swin import use_padded_windows
 from vitdet_d2.errors import RecipeError
 
 _CHANNELS_LAST = (0, 2, 3, 1)
@@ -45,6 +47,7 @@ class TimmBackbone(Backbone):
         in_chans: int = 3,
         img_size: int | Sequence[int] | None = None,
         drop_path_rate: float | None = None,
+        window_size: int | None = None,
         out_norm: Callable[[int], nn.Module] | None = None,
         frozen_stages: int = 0,
         use_act_checkpoint: bool = False,
@@ -61,6 +64,9 @@ class TimmBackbone(Backbone):
             img_size: the only height and width (a number: both) of images, for models that have
                 one; None: any size.
             drop_path_rate: of stochastic depth, at the last block; None: timm's default.
+            window_size: for MViTv2 alone: side of the windows of its detectors' hybrid attention in
+                the first stage, in tokens (theirs: 56); the class token is left out. None: every
+                block attends over the whole map.
             out_norm: makes a norm over the channels of each returned map, such as
                 `layer_norm(eps)`; None: maps are returned as they are.
             frozen_stages: of how many levels, from the image on, everything that they are computed
@@ -87,6 +93,10 @@ class TimmBackbone(Backbone):
             drop_path_rate=drop_path_rate,
             img_size=size,
         )
+        use_padded_windows(self.net)
+        use_any_size(self.net)
+        if window_size is not None:
+            use_hybrid_windows(name, self.net, window_size)
         self.net.prune_intermediate_layers(self._indices, prune_norm=True, prune_head=True)
         self._out_features = [level.name for level in levels]
         self._out_feature_strides = {level.name: level.stride for level in levels}

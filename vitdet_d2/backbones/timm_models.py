@@ -19,6 +19,7 @@ import timm
 import torch
 from torch import nn
 
+from vitdet_d2.backbones.timm_mvit import takes_any_size
 from vitdet_d2.errors import RecipeError
 
 # What FPN-like necks of Detectron2 are made for.
@@ -91,7 +92,7 @@ def describe_architecture(name: str) -> Architecture:
         levels=levels,
         arguments=arguments,
         made_for=(int(height), int(width)),
-        is_fixed=says_fixed and "dynamic_img_size" not in arguments,
+        is_fixed=says_fixed and "dynamic_img_size" not in arguments and not takes_any_size(model),
     )
 
 
@@ -265,7 +266,9 @@ def _size_arguments(architecture: Architecture, img_size: tuple[int, int] | None
                 f"img_size={list(img_size)}: timm model {name!r} takes images of any size; leave "
                 "img_size out (None)"
             )
-        return {"dynamic_img_size": True} if "dynamic_img_size" in architecture.arguments else {}
+        # Windows that are not clipped to the small maps of classification.
+        options = ("dynamic_img_size", "always_partition")
+        return {option: True for option in options if option in architecture.arguments}
     if img_size is None:
         may = "any" if "img_size" in architecture.arguments else "no other"
         raise RecipeError(
