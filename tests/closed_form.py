@@ -25,7 +25,8 @@ def tensor(name: str, shape: tuple[int, ...], scale: float = 1.0) -> Tensor:
     return (scale * value).reshape(shape)
 
 
-def _value_for(name: str, like: Tensor) -> Tensor:
+def value_for(name: str, like: Tensor) -> Tensor:
+    """Return the float64 values of a parameter or buffer, fixed by its name and shape."""
     shape = tuple(like.shape)
     leaf = name.rsplit(".", 1)[-1]
     if leaf == "running_var":
@@ -44,7 +45,7 @@ def fill_(module: nn.Module) -> nn.Module:
     """Overwrite every floating-point parameter and persistent buffer of ``module`` in place."""
     for name, value in module.state_dict(keep_vars=True).items():
         if value.is_floating_point():
-            value.copy_(_value_for(name, value).to(value.dtype))
+            value.copy_(value_for(name, value).to(value.dtype))
     return module
 
 

@@ -17,6 +17,8 @@ MVIT_CLASS_TOKEN = "tiny_test_mvitv2_cls"
 
 SWIN_SIZES: dict[str, Any] = {"embed_dim": 12, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 3, 4)}
 
+MVIT_DEPTHS = (1, 2, 3, 2)
+
 default_cfgs = generate_default_cfgs(
     {
         f"{name}.untrained": {
@@ -39,13 +41,13 @@ def tiny_test_swin(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 @register_model
 def tiny_test_mvitv2(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    cfg = MultiScaleVitCfg(embed_dim=8, depths=(1, 2, 3, 2))
+    cfg = MultiScaleVitCfg(embed_dim=8, depths=MVIT_DEPTHS)
     return build_model_with_cfg(MultiScaleVit, MVIT, pretrained, model_cfg=cfg, **kwargs)
 
 
 @register_model
 def tiny_test_mvitv2_cls(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    cfg = MultiScaleVitCfg(embed_dim=8, depths=(1, 2, 3, 2), use_cls_token=True)
+    cfg = MultiScaleVitCfg(embed_dim=8, depths=MVIT_DEPTHS, use_cls_token=True)
     return build_model_with_cfg(
         MultiScaleVit, MVIT_CLASS_TOKEN, pretrained, model_cfg=cfg, **kwargs
     )

@@ -79,7 +79,9 @@ def use_padded_windows(model: nn.Module) -> None:
         setattr(embedding, "dynamic_img_pad", True)  # noqa: B010  (not of every Module)
 
 
-def _mask(pad_hw: tuple[int, int], side: int, shift: tuple[int, int], like: Tensor) -> Tensor | None:
+def _mask(
+    pad_hw: tuple[int, int], side: int, shift: tuple[int, int], like: Tensor
+) -> Tensor | None:
     """Return ``(num_windows, N, N)``, what keeps tokens of opposite borders apart."""
     if not any(shift):
         return None
