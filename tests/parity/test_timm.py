@@ -25,7 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning"),
 ]
 # Largest difference to largest element; the issue asks for 1e-5.
-OUTPUTS, GRADIENTS = 3e-6, 3e-5
+OUTPUTS, GRADIENTS, ROUNDING = 3e-6, 3e-5, 1e-6
 
 
 @pytest.mark.parametrize("size", [*IMAGES.values(), (256, 448), (333, 517)])
@@ -49,9 +49,11 @@ def test_maps_and_gradients_match_detectron2(kind: str, size: tuple[int, int]) -
             (m * tensor(str(i), tuple(m.shape)).float()).sum() for i, m in enumerate(outputs)
         ).backward()
     mine = dict(net.named_parameters())
+    largest = max(p.grad.abs().max().item() for p in weights.values() if p.grad is not None)
     for name, parameter in weights.items():
         gradient, wanted = mine[places[name]].grad, parameter.grad
         assert gradient is not None
         assert wanted is not None
-        difference = (gradient - wanted).abs().max() / wanted.abs().max()
-        assert difference.item() < GRADIENTS, name
+        # Biases of keys have none, but for rounding.
+        allowed = GRADIENTS * wanted.abs().max().item() + ROUNDING * largest
+        assert (gradient - wanted).abs().max().item() < allowed, name

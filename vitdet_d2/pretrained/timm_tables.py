@@ -5,8 +5,8 @@ Detectron2's classes, and the official classification models, differ from timm i
 begins: their Swin counts the merging of patches to the end of a stage, timm to the start of the
 next one, and their MViTv2 counts its blocks through all stages.
 
-Source: detectron2/modeling/backbone/{swin,mvit}.py at 02b5c4e, github.com/microsoft/Swin-Transformer
-and github.com/facebookresearch/mvit; all names measured on their models.
+Source: detectron2/modeling/backbone/{swin,mvit}.py at 02b5c4e, microsoft/Swin-Transformer and
+facebookresearch/mvit on GitHub; all names measured on their models.
 """
 
 from __future__ import annotations
