@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """timm's Swin and MViTv2 against the classes of an installed Detectron2, in one process.
 
-PYTHONPATH=DETECTRON2_CHECKOUT VITDET_D2_RUNTIME=installed pytest -m parity tests/parity/test_timm.py
+    PYTHONPATH=DETECTRON2_CHECKOUT VITDET_D2_RUNTIME=installed \\
+        pytest -m parity tests/parity/test_timm.py
 """
 
 from __future__ import annotations
