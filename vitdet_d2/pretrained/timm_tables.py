@@ -36,11 +36,12 @@ def detectron2_table(backbone: TimmBackbone) -> KeyTable | None:
     Returns:
         None: Detectron2 has no class of this architecture.
     """
-    net = backbone.net
-    if isinstance(net, SwinTransformer):
-        return {**_CLASSIFICATION, **_swin_table(len(net.layers))}
-    if isinstance(net, MultiScaleVit):
-        return {**_CLASSIFICATION, **_mvit_table([len(stage.blocks) for stage in net.stages])}
+    kind = type(backbone.net)
+    if kind is SwinTransformer:
+        return {**_CLASSIFICATION, **_swin_table(len(backbone.net.layers))}
+    if kind is MultiScaleVit:
+        depths = [len(stage.blocks) for stage in backbone.net.stages]
+        return {**_CLASSIFICATION, **_mvit_table(depths)}
     return None
 
 
