@@ -77,7 +77,7 @@ def parse(command: list[str]) -> RunArguments:
 def check_prediction(argv: list[str]) -> None:
     arguments = parse_predict(argv)
     if arguments.model is not None:
-        assert zoo.find(arguments.model).runs_here
+        assert zoo.find(arguments.model)
     if arguments.config_file is not None:
         load_recipe(arguments.config_file, arguments.overrides, eval_only=True)
 

@@ -259,7 +259,6 @@ def test_a_released_model_by_name(
     [
         ("vitdt_l", ("did you mean vitdet_l",)),
         ("vitdet_ti", ("no checkpoint of the recipe 'vitdet_ti' was released",)),
-        ("cascade_swin_b", ("its Swin backbone is not in this version",)),
     ],
 )
 def test_models_that_are_not_there(place: Place, name: str, parts: tuple[str, ...]) -> None:

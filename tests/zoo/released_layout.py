@@ -19,7 +19,7 @@ AUTHOR = "Detectron2 Model Zoo"
 
 @cache
 def golden_states() -> dict[str, dict[str, tuple[tuple[int, ...], str]]]:
-    """Return shape and type of every tensor of the 12 plain-ViT models of Detectron2."""
+    """Return shape and type of every tensor of the 22 released models of Detectron2."""
     packed = Path(__file__).with_name("golden_state.json.gz").read_bytes()
     states = json.loads(gzip.decompress(packed))["states"]
     return {

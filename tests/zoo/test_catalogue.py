@@ -67,7 +67,6 @@ def test_facts_that_the_table_has_in_its_headings() -> None:
         assert entry.name.endswith(f"{entry.backbone}_{entry.size}")
         assert entry.folder.startswith(f"{entry.dataset.upper()}/{entry.head}_{entry.backbone}")
     assert len({entry.model_id for entry in RELEASED}) == 22
-    assert [entry.runs_here for entry in RELEASED].count(True) == 12
 
 
 def test_names_and_aliases_find_the_same_row() -> None:
@@ -122,8 +121,6 @@ def test_the_documented_table_is_the_catalogue() -> None:
 
 def test_recipes_publish_what_the_catalogue_does() -> None:
     for entry in RELEASED:
-        if not entry.runs_here:
-            continue
         header = find_recipe(entry.name).read_text(encoding="utf-8").split('"""')[1]
         for text in (
             f"{entry.box_ap:.1f} box AP, {entry.mask_ap:.1f} mask AP",

@@ -78,7 +78,6 @@ def _parser(prog: str) -> OneLineParser:
     add("--backbone", choices=get_args(Backbone))
     sizes = dict.fromkeys([*get_args(Size), *(row.size for row in INITIALISATIONS)])
     add("--size", choices=list(sizes), help="of the backbone")
-    add("--runs-here", action="store_true", help="only those that can be built")
     add(
         "--initialisations",
         action="store_true",
@@ -119,7 +118,7 @@ def _list(parsed: argparse.Namespace) -> None:
         RecipeError: a filter does not go with what is listed.
     """
     if parsed.initialisations:
-        for name in ("dataset", "head", "backbone", "runs_here"):
+        for name in ("dataset", "head", "backbone"):
             if getattr(parsed, name):
                 raise RecipeError(
                     f"--{name.replace('_', '-')} chooses among trained detectors; "
@@ -134,15 +133,14 @@ def _list(parsed: argparse.Namespace) -> None:
         and parsed.head in (None, entry.head)
         and parsed.backbone in (None, entry.backbone)
         and parsed.size in (None, entry.size)
-        and (entry.runs_here or not parsed.runs_here)
     ]
     if parsed.json:
         print(json.dumps([describe(entry) for entry in chosen], indent=1))
         return
     rows = [list(_COLUMNS)]
     rows += [_cells(entry) for entry in chosen]
-    for line, entry in zip(aligned(rows), [None, *chosen], strict=True):
-        print(line + ("" if entry is None or entry.runs_here else "  (backbone not here)"))
+    for line in aligned(rows):
+        print(line)
     print(
         f"{len(chosen)} of {len(RELEASED)} checkpoints. AP and cost as published: seconds per "
         "image, GB in training (*: with activation checkpointing), on A100."
@@ -167,7 +165,6 @@ def describe(entry: Released) -> dict[str, Any]:
         "aliases": list(entry.aliases),
         "address": entry.address,
         "recipe": entry.name if entry.name in recipe_names() else None,
-        "runs_here": entry.runs_here,
         "cached": None if cached is None else str(cached),
     }
 
@@ -183,7 +180,6 @@ def _show(entry: Released, *, as_json: bool) -> None:
         "also called": ", ".join(entry.aliases),
         "data set": f"{entry.dataset}, {entry.num_classes} classes",
         "model": f"{entry.head} on {entry.backbone} {entry.size}, pre-trained: {entry.pretraining}",
-        "runs here": "yes" if entry.runs_here else f"no, the {entry.backbone} backbone is missing",
         "recipe": facts["recipe"] or "none",
         "published": f"{entry.box_ap:.1f} box AP, {entry.mask_ap:.1f} mask AP; "
         f"{entry.epochs} epochs",

@@ -25,7 +25,10 @@ _MAX_WRAPPERS = 10
 
 # Where training scripts put weights; the first that is there is taken. Teachers and targets are
 # averages of the students, and what their authors evaluate.
-_WRAPPERS = ("model", "module", "state_dict", "teacher", "target_encoder", "encoder", "student")
+_WRAPPERS = (
+    "model", "module", "state_dict", "model_state", "teacher", "target_encoder", "encoder",
+    "student",
+)  # fmt: skip
 _OTHER_WEIGHTS = (*_WRAPPERS, "model_ema", "model_without_ddp")
 
 # What data parallelism and compilation put before all names.
@@ -96,12 +99,13 @@ class Unwrapped:
     is_detector: bool = False
 
 
-def unwrap(path: str, content: Mapping[str, Any]) -> Unwrapped:
+def unwrap(path: str, content: Mapping[str, Any], *, whole: bool = False) -> Unwrapped:
     """Find the weights in what a file holds.
 
     Args:
         path: of the file, for messages.
         content: what `read_weights` returned.
+        whole: whether names keep what stands before those of an encoder.
 
     Raises:
         WeightsError: there are no tensors, or other things among them.
@@ -121,10 +125,11 @@ def unwrap(path: str, content: Mapping[str, Any]) -> Unwrapped:
         if all(name.startswith(wrapped) for name in state):
             state = {name.removeprefix(wrapped): value for name, value in state.items()}
             wrappers.append(wrapped)
-    if _is_detector(state):
+    is_detector = _is_detector(state)
+    if is_detector or whole:
         return Unwrapped(
             state=state, wrappers=tuple(wrappers), unused=tuple(unused),
-            siblings=tuple(siblings), entry=entry, is_detector=True,
+            siblings=tuple(siblings), entry=entry, is_detector=is_detector,
         )  # fmt: skip
     beside: list[str] = []
     while (prefix := _encoder_prefix(state)) is not None:

@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vitdet_d2.backbones import TimmBackbone
 from vitdet_d2.errors import RecipeError, WeightsError
 from vitdet_d2.pretrained.assign import assign, empty_buffers
 from vitdet_d2.pretrained.container import Unwrapped, unwrap
@@ -25,6 +26,7 @@ from vitdet_d2.pretrained.encoder import STEM, Encoder
 from vitdet_d2.pretrained.entry import checked_entry
 from vitdet_d2.pretrained.fit import AbsentPositions, Fitted, LayerScale, fit, lost_positions
 from vitdet_d2.pretrained.identity import Identity, identify
+from vitdet_d2.pretrained.load_timm import load_timm_encoder, named_for_detector
 from vitdet_d2.pretrained.model_statistics import carry_normalisation, saved_statistics
 from vitdet_d2.pretrained.needs import check_needs
 from vitdet_d2.pretrained.other_detector import encoder_within
@@ -40,6 +42,7 @@ from vitdet_d2.pretrained.refusals import (
     too_few,
 )
 from vitdet_d2.pretrained.report import LoadReport, summarise
+from vitdet_d2.pretrained.timm_names import find_timm_backbone
 from vitdet_d2.pretrained.traits import traits_of
 from vitdet_d2.pretrained.untold import complete
 from vitdet_d2.zoo.addresses import redact
@@ -144,6 +147,10 @@ def load(
     )  # fmt: skip
     if content is None:
         content = read_weights(path_or_url)
+    timm_backbone = find_timm_backbone(model)
+    if timm_backbone is not None:
+        report = _load_beside_timm(path, model, content, *timm_backbone, choices, source)
+        return _logged(report)
     file = unwrap(path, content)
     own = model.state_dict()
     prefix = _vit_prefix(own)
@@ -156,7 +163,10 @@ def load(
         report = _load_detector(path, model, own, file, choices)
     else:
         report = _load_encoder(path, model, own, prefix, file, choices)
-    report = _completed(report, model, file, entry, choices, source)
+    return _logged(_completed(report, model, file, entry, choices, source))
+
+
+def _logged(report: LoadReport) -> LoadReport:
     for line in report.lines():
         logger.info(line)
     for line in report.warnings():
@@ -237,6 +247,31 @@ def _stay_random(model: nn.Module, strict_heads: bool) -> LoadReport:
     for line in report.lines():
         logger.info(line)
     return report
+
+
+def _load_beside_timm(
+    path: str,
+    model: nn.Module,
+    content: Mapping[str, Any],
+    prefix: str,
+    backbone: TimmBackbone,
+    choices: _Choices,
+    source: str | None,
+) -> LoadReport:
+    """Load a detector, or the backbone of one, whose backbone is a model of timm."""
+    file = unwrap(path, content, whole=True)
+    if file.is_detector and prefix:
+        entry = checked_entry(path, file.entry)
+        renamed, dropped = named_for_detector(path, file, prefix, backbone)
+        report = _load_detector(path, model, model.state_dict(), renamed, choices)
+        report = dataclasses.replace(report, dropped=(*report.dropped, *dropped))
+        return _completed(report, model, file, entry, choices, source)
+    report = load_timm_encoder(
+        path, model, file, prefix, backbone, allow_partial=choices.allow_partial
+    )
+    if choices.strict_heads:
+        check_complete(report, identify(file.state), identify(model.state_dict()))
+    return _completed(report, model, file, None, choices, None)
 
 
 def _vit_prefix(model: Mapping[str, Tensor]) -> str | None:

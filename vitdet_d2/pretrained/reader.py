@@ -20,7 +20,7 @@ from vitdet_d2.checks.weights_file import read_weights_file, sniff
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.zoo.addresses import canonical, redact
 from vitdet_d2.zoo.cached_file import fetch
-from vitdet_d2.zoo.catalogue import RELEASED, lookup, require_backbone
+from vitdet_d2.zoo.catalogue import RELEASED, lookup
 from vitdet_d2.zoo.initialisations import (
     RANDOM,
     initialisation,
@@ -128,7 +128,6 @@ def _named_address(name: str) -> str | None:
     """Return where what has this name was released; None: it is no name, but a path.
 
     Raises:
-        RecipeError: the backbone of the released checkpoint is not here, so that no model takes it.
         WeightsError: the name stands for no weights, or for some that have no address.
     """
     if os.path.exists(name):
@@ -137,7 +136,6 @@ def _named_address(name: str) -> str | None:
         raise WeightsError(f"{name or 'an empty name'!r} stands for no weights; nothing to read")
     released = lookup(name)
     if released is not None:
-        require_backbone(released)
         return released.address
     row = initialisation(name)
     return None if row is None else require_address(row)

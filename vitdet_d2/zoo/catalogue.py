@@ -87,11 +87,6 @@ class Released:
         """Where it was released."""
         return BASE_ADDRESS + self.path
 
-    @property
-    def runs_here(self) -> bool:
-        """Whether the model can be built: the backbones of some are not here."""
-        return self.backbone == "vitdet"
-
 
 def _row(
     folder: str,
@@ -352,21 +347,3 @@ def find(name: str) -> Released:
     near = difflib.get_close_matches(own_name(name).lower(), [e.name for e in RELEASED], n=3)
     cure = f"did you mean {' or '.join(near)}?" if near else "see `vitdet zoo list`"
     raise RecipeError(f"no checkpoint of the name {name!r} in the model zoo; {cure}")
-
-
-def require_backbone(entry: Released) -> None:
-    """Refuse what cannot be built.
-
-    Args:
-        entry: of the catalogue.
-
-    Raises:
-        RecipeError: its backbone is not here.
-    """
-    if not entry.runs_here:
-        kind = {"swin": "Swin", "mvitv2": "MViTv2"}[entry.backbone]
-        raise RecipeError(
-            f"{entry.name}: its {kind} backbone is not in this version, so that the model cannot "
-            f"be built; `vitdet zoo download {entry.name}` still gives the file, and `vitdet zoo "
-            "list --backbone vitdet` shows what runs"
-        )

@@ -59,12 +59,8 @@ def find_recipe(path_or_name: str) -> Path:
         path_or_name: as given with ``--config-file``.
 
     Raises:
-        RecipeError: there is no such file or name, its ending is not that of a recipe, or it is a
-            released model whose backbone is not here.
+        RecipeError: there is no such file or name, or its ending is not that of a recipe.
     """
-    # It imports this module.
-    from vitdet_d2.zoo.catalogue import lookup, require_backbone
-
     path = Path(path_or_name).expanduser()
     if path.is_file():
         if path.suffix not in ENDINGS:
@@ -75,9 +71,6 @@ def find_recipe(path_or_name: str) -> Path:
         named = folder / "projects" / f"{own_name(name)}.py"
         if named.is_file():
             return named
-    released = lookup(own_name(name))
-    if released is not None:
-        require_backbone(released)
     raise RecipeError(_not_found(path, name))
 
 
