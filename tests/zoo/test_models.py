@@ -92,6 +92,13 @@ def test_inference_needs_no_class_frequencies() -> None:
     assert recipe.model.roi_heads.box_predictor.use_fed_loss, "the recipe is left as it is"
 
 
+def test_prediction_downloads_no_weights_of_timm() -> None:
+    recipe = zoo.get_config("cascade_swin_b")
+    recipe.model.backbone.bottom_up.pretrained = True
+    assert not zoo.for_inference(recipe.model).backbone.bottom_up.pretrained
+    assert recipe.model.backbone.bottom_up.pretrained, "the recipe is left as it is"
+
+
 def test_parts_of_the_package_are_there_without_an_import() -> None:
     assert vitdet_d2.__getattr__("zoo") is zoo
     with pytest.raises(AttributeError, match="has no attribute 'zooo'"):

@@ -19,8 +19,8 @@ from vitdet_d2.pretrained import load, loading
 from vitdet_d2.zoo import RELEASED, for_inference, get_config
 
 NAMES = [entry.name for entry in RELEASED]
-# Not loaded: the class weights of the federated loss are of use in training alone, and timm rebuilds
-# the indexes of Swin's positions.
+# Not loaded: the class weights of the federated loss are of use in training alone, and the indexes
+# of Swin's positions are rebuilt.
 NOT_LOADED = re.compile(r".*(fed_loss_cls_weights|relative_position_index)")
 
 

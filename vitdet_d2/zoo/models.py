@@ -80,26 +80,35 @@ def download(name: str) -> CachedFile:
 def for_inference(model: DictConfig) -> DictConfig:
     """Return a model's recipe without what training alone needs.
 
-    The federated loss wants the class frequencies of the training data, which prediction has not.
+    The federated loss wants the class frequencies of the training data, which prediction has not;
+    weights that timm would download are replaced by those of the detector.
 
     Args:
         model: ``cfg.model``, which is left as it is.
     """
     model = copy.deepcopy(model)
     OmegaConf.set_struct(model, False)
-    _switch_off_federated_loss(model)
+    _switch_off(model)
     return model
 
 
-def _switch_off_federated_loss(node: Any) -> None:
+def _switch_off(node: Any) -> None:
     if isinstance(node, DictConfig):
         if "use_fed_loss" in node:
             node["use_fed_loss"] = False
             node.pop("get_fed_loss_cls_weights", None)
+        if _is_timm(node) and "pretrained" in node:
+            node["pretrained"] = False
         children: list[Any] = [node._get_node(key) for key in node]
     elif isinstance(node, ListConfig):
         children = [node._get_node(index) for index in range(len(node))]
     else:
         return
     for child in children:
-        _switch_off_federated_loss(child)
+        _switch_off(child)
+
+
+def _is_timm(node: DictConfig) -> bool:
+    target = node.get("_target_")
+    name = target if isinstance(target, str) else getattr(target, "__name__", "")
+    return name.rpartition(".")[2] == "TimmBackbone"
