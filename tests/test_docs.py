@@ -31,6 +31,7 @@ INTERNAL = {
     "data.federated_weights",
     "evaluation.coco_scoring",
     "modeling.meta_arch.dense_losses",
+    "modeling.meta_arch.dense_tower",
     "modeling.meta_arch.image_model",
     "modeling.roi_heads.convolutions",
     "modeling.roi_heads.federated_loss",

@@ -12,6 +12,7 @@ import pytest
 import torch
 from detectron2.layers import CycleBatchNormList, ShapeSpec
 from detectron2.modeling import META_ARCH_REGISTRY, RetinaNet
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.backbone.fpn import FPN, LastLevelP6P7
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N_HWA_K
 from detectron2.modeling.meta_arch.dense_losses import summed_focal_loss
@@ -375,6 +376,27 @@ def test_wrong_arguments_are_named() -> None:
         ValueError, match="head_in_features: expected names out of res3, res4, res5"
     ):
         DenseDetector(Stages(), _head(), ["p3"], pixel_mean=[0.0], pixel_std=[1.0])
+
+
+def test_a_head_for_other_classes_or_anchors_is_refused() -> None:
+    model = _model()
+    arguments: dict[str, Any] = {
+        "backbone": model.backbone,
+        "head": model.head,
+        "head_in_features": model.head_in_features,
+        "anchor_generator": model.anchor_generator,
+        "box2box_transform": model.box2box_transform,
+        "anchor_matcher": model.anchor_matcher,
+        "num_classes": 5,
+        "pixel_mean": [0.0] * 3,
+        "pixel_std": [1.0] * 3,
+    }
+    RetinaNet(**arguments)
+    with pytest.raises(ValueError, match=r"head: expected num_classes=3 .* got num_classes=5"):
+        RetinaNet(**{**arguments, "num_classes": 3})
+    anchors = DefaultAnchorGenerator(sizes=[[8]], aspect_ratios=[1.0], strides=[8, 16, 32, 64, 128])
+    with pytest.raises(ValueError, match=r"anchors \[1, 1, 1, 1, 1\] .* num_anchors=9 on 5 maps"):
+        RetinaNet(**{**arguments, "anchor_generator": anchors})
 
 
 def test_dense_detector_takes_all_maps_and_asks_for_its_two_halves() -> None:

@@ -10,15 +10,13 @@ Source: RetinaNet, arXiv 1708.02002; equals detectron2 ``meta_arch/retinanet.py`
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
 from detectron2.config import configurable
-from detectron2.layers import CycleBatchNormList, ShapeSpec, batched_nms, get_norm
+from detectron2.layers import ShapeSpec, batched_nms
 from detectron2.modeling.anchor_generator import build_anchor_generator
 from detectron2.modeling.backbone import Backbone, build_backbone
 from detectron2.modeling.box_regression import (
@@ -31,6 +29,7 @@ from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch.build import META_ARCH_REGISTRY
 from detectron2.modeling.meta_arch.dense_detector import DenseDetector, permute_to_N_HWA_K
 from detectron2.modeling.meta_arch.dense_losses import label_anchors, summed_focal_loss
+from detectron2.modeling.meta_arch.dense_tower import dense_tower
 from detectron2.structures import Boxes, ImageList, Instances
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
@@ -41,9 +40,6 @@ __all__ = ["RetinaNet", "RetinaNetHead", "permute_to_N_HWA_K"]
 
 __getattr__ = absent_attribute(__name__)
 
-_LOGGER = logging.getLogger(__name__)
-
-_BATCH_NORMS = {"BN": nn.BatchNorm2d, "SyncBN": nn.SyncBatchNorm}
 _WEIGHT_DEVIATION = 0.01
 # Positive anchors of a batch, before any was seen.
 _INITIAL_NORMALIZER = 100.0
@@ -100,7 +96,14 @@ class RetinaNet(DenseDetector):
             pixel_std: deviation of each channel.
             vis_period: steps between pictures in the event storage; 0 for none.
             input_format: what the channels are, for example ``RGB``.
+
+        Raises:
+            ValueError: mean and deviation do not fit, the backbone has no such map, the head is for
+                other classes or anchors, or an unknown ``box_reg_loss_type``.
         """
+        num_anchors: Any = getattr(anchor_generator, "num_anchors", None)
+        if isinstance(head, RetinaNetHead) and num_anchors is not None:
+            head.check(num_classes, num_anchors)
         super().__init__(
             backbone, head, head_in_features, pixel_mean=pixel_mean, pixel_std=pixel_std
         )
@@ -338,10 +341,10 @@ class RetinaNetHead(nn.Module):
         if not 0.0 < prior_prob < 1.0:
             raise ValueError(f"prior_prob: expected a probability in (0, 1), got {prior_prob}")
         self._num_features = len(input_shape)
+        self._num_classes, self._num_anchors = num_classes, num_anchors
         widths = [channels.pop(), *conv_dims]
-        make_norm = self._norm_of_levels(norm)
-        self.cls_subnet = _tower(widths, make_norm)
-        self.bbox_subnet = _tower(widths, make_norm)
+        self.cls_subnet = dense_tower(widths, norm, self._num_features)
+        self.bbox_subnet = dense_tower(widths, norm, self._num_features)
         self.cls_score = nn.Conv2d(widths[-1], num_anchors * num_classes, 3, padding=1)
         self.bbox_pred = nn.Conv2d(widths[-1], num_anchors * 4, 3, padding=1)
         for layer in self.modules():
@@ -397,31 +400,20 @@ class RetinaNetHead(nn.Module):
         deltas = [self.bbox_pred(self.bbox_subnet(feature)) for feature in features]
         return logits, deltas
 
-    def _norm_of_levels(
-        self, norm: str | Callable[[int], nn.Module]
-    ) -> Callable[[int], nn.Module | None]:
-        """Return what makes a norm that the maps share, or of a batch norm one for each map."""
-        if norm in _BATCH_NORMS:
-            batch_norm = _BATCH_NORMS[str(norm)]
-            return lambda width: CycleBatchNormList(
-                length=self._num_features, bn_class=batch_norm, num_features=width
-            )
-        kind = type(get_norm(norm, 32)).__name__
-        if "BatchNorm" in kind and "Frozen" not in kind:
-            _LOGGER.warning(
-                "norm=%r: all maps share the statistics of a %s, which differ between maps; "
-                "'BN' and 'SyncBN' keep some for each",
-                norm,
-                kind,
-            )
-        return lambda width: get_norm(norm, width)
+    def check(self, num_classes: int, num_anchors: Sequence[int]) -> None:
+        """Refuse a detector that would read the predictions in another order.
 
+        Args:
+            num_classes: of the detector.
+            num_anchors: of its anchors, per location, for each map.
 
-def _tower(widths: Sequence[int], make_norm: Callable[[int], nn.Module | None]) -> nn.Sequential:
-    """Convolution, norm where there is one, and ReLU, one after another."""
-    layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        layers.append(nn.Conv2d(before, after, 3, padding=1))
-        norm = make_norm(after)
-        layers += [nn.ReLU()] if norm is None else [norm, nn.ReLU()]
-    return nn.Sequential(*layers)
+        Raises:
+            ValueError: the head is for others.
+        """
+        wanted = [self._num_anchors] * self._num_features
+        if num_classes != self._num_classes or list(num_anchors) != wanted:
+            raise ValueError(
+                f"head: expected num_classes={num_classes} and num_anchors for the anchors "
+                f"{list(num_anchors)} of the maps, got num_classes={self._num_classes} and "
+                f"num_anchors={self._num_anchors} on {self._num_features} maps"
+            )
