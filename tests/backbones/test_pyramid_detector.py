@@ -9,7 +9,7 @@ from detectron2.model_zoo import get_config
 from detectron2.modeling.backbone import FPN
 from detectron2.modeling.backbone.fpn import LastLevelP6P7
 from detectron2.modeling.meta_arch import GeneralizedRCNN
-from detectron2.structures import BitMasks, Boxes, Instances
+from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from torch import nn
 
@@ -72,20 +72,6 @@ def retinanet(name):
     return instantiate(model)
 
 
-def mask_rcnn(name):
-    """Return Detectron2's Mask R-CNN of two classes with narrow maps and heads."""
-    model = get_config("common/models/mask_rcnn_fpn.py").model
-    model.backbone.bottom_up = tiny(name)
-    model.backbone.in_features = ["res2", "res3", "res4", "res5"]
-    model.backbone.out_channels = model.proposal_generator.head.in_channels = 8
-    heads = model.roi_heads
-    heads.update(num_classes=2, batch_size_per_image=16)
-    heads.box_head.update(input_shape=ShapeSpec(channels=8, height=7, width=7), fc_dims=[16])
-    heads.box_predictor.input_shape = ShapeSpec(channels=16)
-    heads.mask_head.update(input_shape=ShapeSpec(channels=8, height=14, width=14), conv_dims=[8, 8])
-    return instantiate(model)
-
-
 # 333 x 517 is padded to 352 x 544; the others are what they are.
 SIZES = [(448, 448), (896, 896), (800, 1216), (333, 517)]
 STEPS = [("pvt", hw) for hw in SIZES] + [(name, (333, 517)) for name in ("pvt_v2_li", "mit")]
@@ -111,29 +97,6 @@ def test_one_step_of_training_at_any_size(name, hw):
     optimizer.step()
     first = model.backbone.bottom_up.patch_embed1.proj.weight
     assert not torch.equal(first, before)
-
-
-@pytest.mark.parametrize("name", ["pvt", "pvt_v2", "mit"])
-def test_mask_rcnn_trains_and_detects_at_an_odd_size(name):
-    torch.manual_seed(0)
-    hw = (101, 171)
-    model = mask_rcnn(name).train()
-    target = Instances(hw, gt_boxes=Boxes(torch.tensor([[20.0, 30.0, 90.0, 80.0]])))
-    target.gt_classes = torch.tensor([1])
-    target.gt_masks = BitMasks(torch.ones(1, *hw, dtype=torch.bool))
-    sample = {"image": image("picture", *hw), "instances": target}
-    with EventStorage():
-        losses = model([sample])
-    sum(losses.values()).backward()
-    assert "loss_mask" in losses
-    for key, parameter in model.named_parameters():
-        assert parameter.grad is not None, key
-        assert torch.isfinite(parameter.grad).all(), key
-    model.eval().roi_heads.box_predictor.test_score_thresh = 0.0
-    with torch.no_grad():
-        (found,) = model([{**sample, "height": 55, "width": 77}])
-    assert len(found["instances"]) > 0
-    assert found["instances"].pred_masks.shape[1:] == (55, 77)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -156,7 +156,7 @@ def test_initialisations_are_listed_shown_and_downloaded(
 ) -> None:
     code, out, _ = run(capsys, "list --initialisations")
     assert code == 0
-    assert out.splitlines()[1].split()[:5] == "mae_vit_b mae MAE, IN1K b/16".split()
+    assert out.splitlines()[1].split()[:5] == "mae_vit_b mae MAE, IN1K ViT-b/16".split()
     assert out.count("download by hand") == sum(row.address is None for row in INITIALISATIONS)
     _, out, _ = run(capsys, "list --initialisations --size g --json")
     assert [row["name"] for row in json.loads(out)] == ["dinov2_g", "dinov2_reg_g"]

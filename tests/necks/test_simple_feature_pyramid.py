@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
+from detectron2.modeling.backbone.fpn import LastLevelMaxPool
 from detectron2.structures import ImageList
 from safetensors.torch import load_file
 from torch import nn
@@ -42,16 +42,6 @@ def test_shapes_are_those_declared():
     for name, shape in pyramid.output_shape().items():
         expected = (1, shape.channels, -(-64 // shape.stride), -(-96 // shape.stride))
         assert outputs[name].shape == expected
-
-
-def test_levels_for_retinanet_come_from_its_last_one():
-    pyramid = make()
-    channels = pyramid.output_shape()["p5"].channels
-    pyramid = make(top_block=LastLevelP6P7(channels, channels, "p5"))
-    assert list(pyramid.output_shape()) == ["p2", "p3", "p4", "p5", "p6", "p7"]
-    maps = pyramid(torch.zeros(1, 3, 96, 160))
-    assert torch.equal(maps["p6"], pyramid.top_block.p6(maps["p5"]))
-    assert maps["p7"].shape == (1, channels, 1, 2)
 
 
 def test_images_are_padded_to_a_multiple_of_the_stride():

@@ -27,6 +27,9 @@ CONTRACT = """
 mae_vit_b mae_vit_l mae_vit_h mocov3_vit_s mocov3_vit_b beit_b beit_l beitv2_b beitv2_l
 deit_ti deit_s deit_b deit3_s deit3_b deit3_l deit3_h augreg_ti augreg_s augreg_b augreg_l
 dinov2_s dinov2_b dinov2_l dinov2_g
+pvt_tiny pvt_small pvt_medium pvt_large
+pvt_v2_b0 pvt_v2_b1 pvt_v2_b2 pvt_v2_b2_li pvt_v2_b3 pvt_v2_b4 pvt_v2_b5
+mit_b0 mit_b1 mit_b2 mit_b3 mit_b4 mit_b5
 """.split()
 
 # What stands in the names of files, read by hand.
@@ -57,6 +60,7 @@ def test_a_row_is_complete(row: initialisations.Initialisation) -> None:
     assert re.fullmatch(r"[a-z0-9]+(_[a-z0-9]+)*", row.name)
     assert f"_{row.size}" in row.name
     assert (f"_p{row.patch}" in row.name) <= (row.patch != 16)
+    assert (row.patch == 4) == (row.kind != "ViT")
     assert row.licence
     if row.address is None:
         assert "https://" in row.note, "where the file can be had by hand"
@@ -143,6 +147,7 @@ def test_a_file_with_a_wrong_published_hash_is_refused(
     [
         ("mae_vitb", r"mae_vitb: does not exist.*did you mean mae_vit_b or mae_vit_"),
         ("dinov3_b", r"dinov3_b: .* accept the licence at https://ai\.meta\.com/.*give the path"),
+        ("mit_b2", r"mit_b2: .*not for commercial use; .*https://github\.com/NVlabs/SegFormer"),
         ("ibot_s", r"ibot_s: .*download the backbone with a browser from https://github\.com/"),
     ],
 )
@@ -151,6 +156,15 @@ def test_names_that_cannot_be_had_say_what_to_do(name: str, message: str) -> Non
         read_weights(name)
     with pytest.raises(WeightsError, match=message):
         require_weights(name, download=False)
+
+
+def test_licences_that_forbid_commercial_use_are_said() -> None:
+    for row in INITIALISATIONS:
+        if row.kind == "MiT":
+            assert "non-commercial" in row.licence
+            assert "not for commercial use" in row.note
+        elif row.kind != "ViT":
+            assert row.licence == "Apache-2.0"
 
 
 def test_every_layout_can_be_read() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vitdet_d2.backbones import ViT
+from vitdet_d2.backbones import PVT, MiT, PVTv2, ViT
 from vitdet_d2.engine.arguments import OneLineParser
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.pretrained.conversion import Converted, Layout, convert
@@ -19,7 +19,10 @@ from vitdet_d2.pretrained.write import ENDINGS, Written, write_weights
 # What does the same as the default.
 _SAME = {"act": "gelu"}
 # Shown also where they are the defaults.
-_SIZES = ("patch_size", "embed_dim", "depth", "num_heads", "pretrain_img_size")
+_SIZES = (
+    "patch_size", "embed_dim", "depth", "num_heads", "pretrain_img_size", "embed_dims", "depths",
+    "mlp_ratios",
+)  # fmt: skip
 
 
 def main(argv: Sequence[str], prog: str) -> None:
@@ -79,13 +82,15 @@ def _check_output(weights: str, output: Path, *, overwrite: bool) -> None:
 
 
 def _facts(output: Path, converted: Converted, written: Written) -> dict[str, Any]:
-    options = converted.vit_options
+    vit, options = converted.vit_options, converted.options
     return {
         "output": str(output), "to": converted.to, "kind": converted.kind,
         "origin": converted.origin, "how": converted.how, "tensors": len(converted.tensors),
         "folded": converted.folded, "dropped": list(converted.dropped),
         "notes": list(converted.notes), "bytes": written.num_bytes, "sha256": written.sha256,
-        "vit_options": None if options is None else _overrides(options),
+        "backbone": converted.backbone,
+        "options": None if options is None else _overrides(options),
+        "vit_options": None if vit is None else _overrides(vit),
     }  # fmt: skip
 
 
@@ -101,15 +106,17 @@ def _lines(weights: str, output: Path, converted: Converted, written: Written) -
     ]
     if converted.kind == "detector":
         return [*lines, f"kept with it: {_kept(converted.entry)}"]
-    assert converted.vit_options is not None, "of an encoder"
+    assert converted.options is not None, "of an encoder"
+    assert converted.backbone is not None, "of an encoder"
+    defaults = _defaults(converted.backbone)
     options = {
         name: value
-        for name, value in _overrides(converted.vit_options).items()
-        if name in _SIZES or value not in (_default(name), _SAME.get(name, _default(name)))
+        for name, value in _overrides(converted.options).items()
+        if name in _SIZES or value not in (defaults.get(name), _SAME.get(name, defaults.get(name)))
     }
-    shown = " ".join(f"{name}={value}" for name, value in options.items())
-    whose = "Detectron2's ViT" if converted.to == "detectron2" else "our ViT"
-    lines.append(f"{whose} takes it with: {shown}")
+    shown = " ".join(f"{name}={_plain(value)}" for name, value in options.items())
+    whose = "Detectron2's" if converted.to == "detectron2" else "our"
+    lines.append(f"{whose} {converted.backbone} takes it with: {shown}")
     if "num_heads" not in options:
         lines.append("num_heads is in no file, and not known of this width: see its authors' code")
     return lines
@@ -126,12 +133,23 @@ def _kept(entry: Mapping[str, Any]) -> str:
 
 
 def _overrides(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments of a ViT by the names that they have in recipes, as plain values."""
+    """Return arguments of a backbone by the names that they have in recipes, as plain values."""
     named = {name: value for name, value in options.items() if name != "norm_layer"}
-    return {**named, "norm_layer.eps": options["norm_layer"].keywords["eps"]}
+    if "norm_layer" in options:
+        named["norm_layer.eps"] = options["norm_layer"].keywords["eps"]
+    return named
 
 
-def _default(name: str) -> Any:
-    """Return the default of an argument of the ViT; None: it has none of this name."""
-    parameter = inspect.signature(ViT.__init__).parameters.get(name)
-    return None if parameter is None else parameter.default
+def _plain(value: Any) -> str:
+    """Write a value as an override has it, which ends at a space."""
+    return str(value).replace(" ", "")
+
+
+def _defaults(backbone: str) -> dict[str, Any]:
+    """Return the defaults of a class's arguments; tuples as lists, which recipes hold."""
+    cls = {known.__name__: known for known in (ViT, PVT, PVTv2, MiT)}[backbone]
+    parameters = inspect.signature(cls.__init__).parameters
+    return {
+        name: list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+        for name, parameter in parameters.items()
+    }

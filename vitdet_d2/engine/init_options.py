@@ -16,8 +16,7 @@ from vitdet_d2.atomic_write import atomic_write
 from vitdet_d2.backbones.option_checks import nearest
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.pretrained import LoadReport, load
-from vitdet_d2.pretrained.fit import AbsentPositions, LayerScale
-from vitdet_d2.pretrained.loading import Statistics
+from vitdet_d2.pretrained.choices import AbsentPositions, LayerScale, Statistics
 from vitdet_d2.pretrained.patch_kernel import PatchResize
 
 # In the run folder.

@@ -17,7 +17,7 @@ _COLUMNS = {
     "name": "{name}",
     "layout": "{source}",
     "pre-training": "{pretraining}",
-    "ViT": "{size}/{patch}",
+    "model": "{kind}-{size}/{patch}",
     "licence": "{licence}",
 }
 
@@ -26,7 +26,7 @@ def list_initialisations(size: str | None, *, as_json: bool) -> None:
     """Print the initialisations.
 
     Args:
-        size: of the ViT; None: all.
+        size: of the backbone; None: all.
         as_json: for programs.
     """
     chosen = [row for row in INITIALISATIONS if size in (None, row.size)]
@@ -74,7 +74,7 @@ def show_initialisation(row: Initialisation, *, as_json: bool) -> None:
             "name": row.name,
             "layout": row.source,
             "pre-training": row.pretraining,
-            "model": f"ViT-{row.size}, patches of {row.patch} px",
+            "model": f"{row.kind}-{row.size}, {_patches(row)}",
             "licence": row.licence,
             "address": row.address or "none",
             "published hash": f"{row.digits}..." if row.digits else "none",
@@ -82,3 +82,9 @@ def show_initialisation(row: Initialisation, *, as_json: bool) -> None:
             "note": row.note or "none",
         }
     )
+
+
+def _patches(row: Initialisation) -> str:
+    if row.kind == "ViT":
+        return f"patches of {row.patch} px"
+    return f"maps at strides {row.patch} to {8 * row.patch}"

@@ -6,6 +6,7 @@ from __future__ import annotations
 from vitdet_d2.pretrained.conversion import Converted, convert
 from vitdet_d2.pretrained.loading import LoadReport, load
 from vitdet_d2.pretrained.options import vit_options
+from vitdet_d2.pretrained.options_pyramid import pyramid_options
 from vitdet_d2.pretrained.reader import read_weights, require_weights
 from vitdet_d2.pretrained.write import write_weights
 
@@ -14,6 +15,7 @@ __all__ = [
     "LoadReport",
     "convert",
     "load",
+    "pyramid_options",
     "read_weights",
     "require_weights",
     "vit_options",

@@ -43,6 +43,7 @@ _PREFIXES = (
     "params/",
     "img/",
     "backbone.net.",
+    "backbone.bottom_up.",
     "backbone.",
     "image_encoder.",
     "visual.trunk.",
@@ -54,7 +55,11 @@ _PREFIXES = (
     "beit.",
     "deit.",
     "vit.",
+    "pvt.",
+    "pvt_v2.",
+    "segformer.",
     "net.",
+    "bottom_up.",
     "model.",
     "encoder.",
 )
@@ -72,6 +77,10 @@ _STEMS = (
     "embeddings.patch_embeddings.weight",
     "embeddings.patch_embedding.weight",
     "embeddings.projection.weight",
+    "patch_embeddings.0.projection.weight",
+    "patch_embeddings.0.proj.weight",
+    "layers.0.patch_embedding.proj.weight",
+    "stages.0.patch_embeddings.proj.weight",
 )
 
 
@@ -170,7 +179,9 @@ def _require_tensors(path: str, state: Any, wrappers: list[str]) -> None:
 
 def _is_detector(state: Mapping[str, Tensor]) -> bool:
     """Whether names are those of a Detectron2 model, or of its backbone with a neck."""
-    parts = ("roi_heads.", "proposal_generator.", "backbone.simfp_", "backbone.fpn_", "simfp_")
+    parts = (
+        "roi_heads.", "proposal_generator.", "backbone.simfp_", "backbone.fpn_", "simfp_", "fpn_"
+    )  # fmt: skip
     return any(name.startswith(parts) for name in state)
 
 

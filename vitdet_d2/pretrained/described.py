@@ -10,19 +10,25 @@ from typing import Any
 import vitdet_d2
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.pretrained.container import Unwrapped
-from vitdet_d2.pretrained.encoder import BLOCK_BIAS, POSITIONS, SHARED_BIAS, STEM, Encoder
+from vitdet_d2.pretrained.encoder import BLOCK_BIAS, POSITIONS, SHARED_BIAS, Encoder
 from vitdet_d2.pretrained.entry import SCHEMA, checked_entry, is_encoder
+from vitdet_d2.pretrained.family import FAMILIES, PLAIN_VIT, PYRAMID, Family
 from vitdet_d2.pretrained.key_table import KeyTable
 from vitdet_d2.pretrained.normalisation import Normalisation
 from vitdet_d2.pretrained.source import Needs, Source
 from vitdet_d2.pretrained.sources.plain import ENCODER, OWN
+from vitdet_d2.pretrained.sources.pvt import ENCODER as PYRAMID_V1
+from vitdet_d2.pretrained.sources.pvt_v2 import ENCODER as PYRAMID_V2
 
-# Every name that an encoder can have after its conversion.
-_CANONICAL: KeyTable = {
-    **ENCODER,
-    **OWN,
-    SHARED_BIAS: SHARED_BIAS,
-    f"blocks.{{n}}.{BLOCK_BIAS}": f"blocks.{{n}}.{BLOCK_BIAS}",
+# Every name that an encoder of a family can have after its conversion.
+_CANONICAL: Mapping[Family, KeyTable] = {
+    PLAIN_VIT: {
+        **ENCODER,
+        **OWN,
+        SHARED_BIAS: SHARED_BIAS,
+        f"blocks.{{n}}.{BLOCK_BIAS}": f"blocks.{{n}}.{BLOCK_BIAS}",
+    },
+    PYRAMID: {**PYRAMID_V1, **PYRAMID_V2},
 }
 
 
@@ -68,20 +74,27 @@ def described_source(path: str, file: Unwrapped) -> Source | None:
     _check_agreement(path, file, entry)
     needs = Needs(**entry["needs"])
     heads, prefix, final = entry["num_heads"], entry["num_prefix"], entry["patch_is_final"]
+    family = _family_of(file)
+    assert family is not None, "checked"
     notes = tuple(entry["notes"])
     return Source(
         name=entry["source"],
         title=entry["title"],
         matches=lambda _: True,
-        table=_CANONICAL,
+        table=_CANONICAL[family],
         normalisation=_normalisation(entry["normalisation"]),
         num_prefix=lambda _: prefix,
         needs=lambda _: needs,
-        heads={} if heads is None else {file.state[STEM].shape[0]: heads},
+        heads={} if heads is None else {file.state[family.stem].shape[0]: heads},
         notes=lambda _: notes,
         patch_is_final=lambda _: final,
         evidence="what its conversion wrote into it",
+        family=family,
     )
+
+
+def _family_of(file: Unwrapped) -> Family | None:
+    return next((family for family in FAMILIES if family.stem in file.state), None)
 
 
 def _check_agreement(path: str, file: Unwrapped, entry: Mapping[str, Any]) -> None:
@@ -90,10 +103,12 @@ def _check_agreement(path: str, file: Unwrapped, entry: Mapping[str, Any]) -> No
     Raises:
         WeightsError: it does.
     """
-    stem, positions = file.state.get(STEM), file.state.get(POSITIONS)
+    family, positions = _family_of(file), file.state.get(POSITIONS)
+    stem = None if family is None else file.state[family.stem]
     problem = None
     if stem is None or stem.dim() != 4:
-        problem = f"it is for an encoder in our names, and there is no kernel {STEM}"
+        kernels = " or ".join(family.stem for family in FAMILIES)
+        problem = f"it is for an encoder in our names, and there is no kernel {kernels}"
     elif entry["num_heads"] is not None and stem.shape[0] % entry["num_heads"]:
         problem = f"num_heads is {entry['num_heads']}, for {stem.shape[0]} channels"
     elif positions is not None and (

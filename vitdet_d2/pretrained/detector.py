@@ -12,7 +12,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from vitdet_d2.pretrained.positions import can_resize_positions, resize_positions
+from vitdet_d2.pretrained.positions import (
+    Interpolation,
+    can_resize_positions,
+    resize_positions,
+)
 from vitdet_d2.pretrained.relative_tables import fit_table
 from vitdet_d2.pretrained.report import CLASS_WEIGHTS, Shape
 
@@ -22,8 +26,10 @@ REBUILT = re.compile(
     rf"pixel_mean|pixel_std|.*anchor_generator\.cell_anchors.*|.*\.{CLASS_WEIGHTS}"
 )
 _CONVOLUTIONAL_BLOCK = re.compile(r"\.residual\.")
-# Before the names of a backbone in a detector, and of a ViT in a backbone; the ViT's own first.
-_BACKBONES = ("backbone.net.", "backbone.", "net.")
+# Before the names of a backbone in a detector, and of an encoder in a backbone; its own first.
+_BACKBONES = ("backbone.net.", "backbone.bottom_up.", "backbone.", "net.", "bottom_up.")
+# Of a plain ViT, or of a stage of a pyramid transformer, which resizes them in another way.
+_POSITIONS = re.compile(r"(?:^|\.)pos_embed(?P<stage>\d?)$")
 
 
 @dataclass(kw_only=True)
@@ -49,8 +55,10 @@ class Matched:
     def place(self, name: str, value: Tensor, model: Mapping[str, Tensor]) -> None:
         """Take one tensor of the file for the model's tensor of this name."""
         wanted, found = tuple(model[name].shape), tuple(value.shape)
-        if found != wanted and name.endswith("pos_embed") and can_resize_positions(found, wanted):
-            value = resize_positions(value, wanted[1])
+        positions = _POSITIONS.search(name) if found != wanted else None
+        if positions and can_resize_positions(found, wanted):
+            mode: Interpolation = "bilinear" if positions["stage"] else "bicubic"
+            value = resize_positions(value, wanted[1], mode)
         else:
             value = fit_table(name, value, wanted)
         if tuple(value.shape) != wanted:

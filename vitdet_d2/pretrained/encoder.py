@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """An encoder in our names, with the facts that its source adds.
 
-Canonical names are those of `vitdet_d2.backbones.ViT`; two kinds of tensors are still as in the
-file, and wait for the model that they are fitted to: ``pos_embed`` with its prefix rows, and
-BEiT's tables (``blocks.N.attn.relative_position_bias_table``, or one for all blocks under
+Canonical names are those of our backbones of its family. Of a plain ViT, two kinds of tensors are
+still as in the file, and wait for the model that they are fitted to: ``pos_embed`` with its prefix
+rows, and BEiT's tables (``blocks.N.attn.relative_position_bias_table``, or one for all blocks under
 ``rel_pos_bias.relative_position_bias_table``) with their three rows for the class token.
 """
 
@@ -18,12 +18,13 @@ from torch import Tensor
 
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.pretrained.container import Unwrapped
+from vitdet_d2.pretrained.family import PLAIN_VIT
 from vitdet_d2.pretrained.key_table import matches_any, rename
 from vitdet_d2.pretrained.normalisation import Normalisation
 from vitdet_d2.pretrained.plausible import implausible
 from vitdet_d2.pretrained.source import Needs, Source, no_needs
 
-STEM = "patch_embed.proj.weight"
+STEM = PLAIN_VIT.stem
 POSITIONS = "pos_embed"
 SHARED_BIAS = "rel_pos_bias.relative_position_bias_table"
 BLOCK_BIAS = "attn.relative_position_bias_table"
@@ -34,6 +35,8 @@ _BLOCK = re.compile(r"blocks\.(\d{1,4})\.")
 @dataclass(frozen=True, kw_only=True)
 class Encoder:
     """The tensors of one encoder.
+
+    Prefix, heads, biases and patches are of plain ViTs; a pyramid's have nothing to tell.
 
     Attributes:
         source: it is of.
@@ -63,17 +66,17 @@ class Encoder:
 
     @property
     def width(self) -> int:
-        """Channels of a token."""
+        """Channels of a token of a plain ViT."""
         return self.tensors[STEM].shape[0]
 
     @property
     def patch_size(self) -> int:
-        """Side of a patch in pixels."""
+        """Side of a patch of a plain ViT in pixels."""
         return self.tensors[STEM].shape[-1]
 
     @property
     def depth(self) -> int:
-        """Number of blocks."""
+        """Number of blocks of a plain ViT."""
         return 1 + max((int(n) for name in self.tensors for n in _BLOCK.findall(name)), default=-1)
 
 
@@ -100,13 +103,13 @@ def convert(path: str, file: Unwrapped, source: Source, how: str) -> Encoder:
             f"{_listed(unknown)}. Every key of a file must be known, so that nothing is lost "
             "unseen; name the right source, or remove these keys where the file was made"
         )
-    tensors = renamed.tensors
-    if STEM not in tensors:
+    tensors, family = renamed.tensors, source.family
+    if family.stem not in tensors:
         raise WeightsError(f"{path}: read as {source.title} ({how}): no patch embedding in it")
-    problems = renamed.problems or implausible(tensors)
+    problems = renamed.problems or implausible(tensors, family)
     if problems:
         raise WeightsError(f"{path}: read as {source.title} ({how}): {'; '.join(problems[:5])}")
-    width = tensors[STEM].shape[0]
+    width = tensors[family.stem].shape[0]
     return Encoder(
         source=source,
         how=how,

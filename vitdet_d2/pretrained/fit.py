@@ -10,62 +10,25 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from vitdet_d2.errors import WeightsError
+from vitdet_d2.pretrained.choices import AbsentPositions, LayerScale
 from vitdet_d2.pretrained.encoder import BLOCK_BIAS, POSITIONS, SHARED_BIAS, STEM, Encoder
-from vitdet_d2.pretrained.needs import RECIPE_PREFIX
+from vitdet_d2.pretrained.family import PLAIN_VIT
+from vitdet_d2.pretrained.fitted import Fitted
 from vitdet_d2.pretrained.patch_kernel import PatchResize, resize_patch_kernel
-from vitdet_d2.pretrained.positions import resize_position_grid
+from vitdet_d2.pretrained.positions import fit_positions
 from vitdet_d2.pretrained.relative_tables import fit_table
-from vitdet_d2.pretrained.report import Shape
-
-LayerScale = Literal["auto", "keep", "fold"]
 
 # What starts as nothing in a model, and may stay so where no block of the file has it.
 _MAY_BE_NEW = re.compile(r"\.rel_pos_[hw]$|relative_position_bias_table$|^rel_pos_bias_")
 _CONVOLUTIONAL_BLOCK = re.compile(r"\.residual\.")
 # The layer before each LayerScale, whatever the kind of perceptron.
 _SCALED = {"ls1": ("attn.proj",), "ls2": ("mlp.fc2", "mlp.w3")}
-AbsentPositions = Literal["zeros", "random"]
 _SHARED_TABLES = ("rel_pos_bias_window", "rel_pos_bias_global")
-
-
-@dataclass(kw_only=True)
-class Fitted:
-    """Tensors for a ViT, and what became of every other one.
-
-    Attributes:
-        tensors: by the ViT's names; what is to be loaded.
-        folded: names of the encoder that are now within other tensors.
-        resized: name, shape in the file, shape in the model.
-        zeros: names that are zero, as the file's encoder works without them.
-        ones: names that are one, for the same reason.
-        new: names of the model that files of this source cannot supply.
-        missing: names of the model that the file should supply.
-        mismatched: name, shape in the file, shape in the model.
-        unexpected: names of the encoder that the model has not.
-    """
-
-    tensors: dict[str, Tensor] = field(default_factory=dict)
-    folded: list[str] = field(default_factory=list)
-    resized: list[tuple[str, Shape, Shape]] = field(default_factory=list)
-    zeros: list[str] = field(default_factory=list)
-    ones: list[str] = field(default_factory=list)
-    new: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    mismatched: list[tuple[str, Shape, Shape]] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-
-    @property
-    def from_file(self) -> list[str]:
-        """Names of what the file gave, without the zeros and ones."""
-        neutral = {*self.zeros, *self.ones}
-        return [name for name in self.tensors if name not in neutral]
 
 
 def fit(
@@ -145,7 +108,8 @@ def lost_positions(encoder: Encoder, model: Mapping[str, Tensor], has_class_posi
     size = side * model[STEM].shape[-1]
     return (
         f"the {found} positions of the file are reduced to the model's {wanted}, before they are "
-        f"enlarged to the images' again: {RECIPE_PREFIX}pretrain_img_size={size} keeps them"
+        f"enlarged to the images' again: {PLAIN_VIT.recipe_prefix}pretrain_img_size={size} keeps "
+        "them"
     )
 
 
@@ -248,25 +212,15 @@ def _positions(
     has_class_position: bool,
     old_hw: tuple[int, int] | None,
 ) -> Tensor:
-    """Resize positions to a square grid, with or without a row for a class token before it.
+    """Fit positions to the model's grid.
 
     Raises:
         WeightsError: they are no grid.
     """
-    side = math.isqrt(num_tokens - int(has_class_position))
-    if old_hw is not None and num_prefix == 0 and positions.shape[1] == math.prod(old_hw) + 1:
-        # All rows together were a square, and taken for patches: 1 + 13 * 15 = 14 * 14.
-        num_prefix = 1
     try:
-        positions = resize_position_grid(positions, num_prefix, old_hw, (side, side))
+        return fit_positions(positions, num_prefix, old_hw, num_tokens, has_class_position)
     except ValueError as error:
         raise WeightsError(f"{path}: {POSITIONS}: {error}") from None
-    prefix, grid = positions[:, :num_prefix], positions[:, num_prefix:]
-    if not has_class_position:
-        return grid
-    # ViTs of detection never use this row.
-    row = prefix[:, :1] if num_prefix else torch.zeros_like(grid[:, :1])
-    return torch.cat([row.to(grid.dtype), grid], dim=1)
 
 
 def _resized(

@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a state dict is, told from names and shapes alone, and which recipe is for it.
-
-Vocabulary: size: a row of ``VIT_SIZES``; family: a recipe's name without its size.
-"""
+"""What a state dict is, told from names and shapes alone, and which recipe is for it."""
 
 from __future__ import annotations
 
@@ -12,15 +9,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from vitdet_d2.backbones.sizes import VIT_SIZES
+from vitdet_d2.pretrained.plain_trunk import plain_trunk
+from vitdet_d2.pretrained.pyramid_trunk import pyramid_trunk
+from vitdet_d2.pretrained.trunk import Heads, Trunk
 from vitdet_d2.zoo.catalogue import NUM_CLASSES
 from vitdet_d2.zoo.recipe_names import recipe_names
 
-STEM = "patch_embed.proj.weight"
-
-_BLOCK = re.compile(r"(?:^|\.)blocks\.(\d+)\.")
 # Of a single box head, or of the first stage of a cascade.
 _CLASS_SCORES = re.compile(r"(?:^|\.)box_predictor\.(?P<stage>0\.)?cls_score\.weight$")
+# Of RetinaNet, whose rows are one for each anchor and class, or anchor and side of a box.
+_DENSE_SCORES, _DENSE_BOXES = "head.cls_score.weight", "head.bbox_pred.weight"
 _DATASETS = {count: name for name, count in NUM_CLASSES.items()}
 
 
@@ -29,65 +27,44 @@ class Identity:
     """What a file or a model is.
 
     Attributes:
-        width: channels of its ViT; 0 where it has none.
-        depth: blocks of its ViT.
-        patch: side of a patch in pixels.
-        num_classes: categories it tells apart; None: it has no box head.
-        cascade: its box head has stages.
-        masks: it has a mask head.
+        trunk: its backbone; None: of no family that we know.
+        heads: its heads; None: it has none, and is a backbone.
     """
 
-    width: int
-    depth: int
-    patch: int
-    num_classes: int | None
-    cascade: bool
-    masks: bool
+    trunk: Trunk | None
+    heads: Heads | None
 
     def __str__(self) -> str:
         """Describe the backbone."""
-        if not self.width:
-            return "no ViT"
-        return f"ViT of width {self.width}, depth {self.depth}, patch {self.patch}"
+        return "no backbone of a known family" if self.trunk is None else str(self.trunk)
 
     @property
-    def size(self) -> str | None:
-        """The size with this width and depth, if there is one."""
-        for name, size in VIT_SIZES.items():
-            if (size.embed_dim, size.depth) == (self.width, self.depth):
-                return name
-        return None
-
-    @property
-    def closest_size(self) -> str:
-        """The size nearest in width, then in depth."""
-
-        def distance(name: str) -> tuple[int, int]:
-            size = VIT_SIZES[name]
-            return abs(size.embed_dim - self.width), abs(size.depth - self.depth)
-
-        return min(VIT_SIZES, key=distance)
+    def num_classes(self) -> int | None:
+        """How many categories it tells apart; None: it has no heads."""
+        return None if self.heads is None else self.heads.num_classes
 
     @property
     def dataset(self) -> str | None:
         """The data set with this number of classes, ``coco`` or ``lvis``, if it is one of them."""
-        return None if self.num_classes is None else _DATASETS.get(self.num_classes)
+        return None if self.heads is None else self.heads.dataset
 
     @property
     def family(self) -> str | None:
-        """The family of recipes with such heads for such data; None: no box head."""
-        if self.num_classes is None:
+        """The family of recipes with such heads for such data; None: there is none."""
+        if self.trunk is None or self.heads is None:
             return None
-        head = ("cascade_" if self.cascade else "") if self.masks else "faster_rcnn_"
-        return ("lvis_" if self.dataset == "lvis" else "") + head + "vitdet"
+        return self.trunk.recipe_family(self.heads)
 
-    def recipe(self, family: str | None = None) -> str | None:
+    def recipe(self, heads: Heads | None = None) -> str | None:
         """Return the recipe for these weights, if there is one.
 
         Args:
-            family: of recipes; None: of its own heads.
+            heads: that the recipe should have; None: its own.
         """
-        name = f"{family or self.family}_{self.size}"
+        heads = heads or self.heads
+        if self.trunk is None or heads is None:
+            return None
+        name = f"{self.trunk.recipe_family(heads)}_{self.trunk.size}"
         return name if name in recipe_names() else None
 
 
@@ -95,24 +72,28 @@ def identify(state: Mapping[str, Tensor]) -> Identity:
     """Tell what a state dict is.
 
     Args:
-        state: of a detector, or of a bare ViT.
+        state: of a detector, or of a bare backbone.
     """
-    stem = next((v for name, v in state.items() if name.endswith(STEM) and v.dim() == 4), None)
-    blocks = {number for name in state for number in _BLOCK.findall(name)}
-    num_classes, cascade = None, False
+    return Identity(trunk=plain_trunk(state) or pyramid_trunk(state), heads=_heads(state))
+
+
+def _heads(state: Mapping[str, Tensor]) -> Heads | None:
+    scores, boxes = state.get(_DENSE_SCORES), state.get(_DENSE_BOXES)
+    if scores is not None and boxes is not None and boxes.dim() == scores.dim() == 4:
+        num_classes = 4 * scores.shape[0] // max(boxes.shape[0], 1)
+        return Heads(num_classes=num_classes, dataset=_DATASETS.get(num_classes), dense=True)
+    heads = None
     for name, value in state.items():
         found = _CLASS_SCORES.search(name)
         if found and value.dim() == 2:
             num_classes = value.shape[0] - 1  # the last row is the background
-            cascade = found["stage"] is not None
-    return Identity(
-        width=0 if stem is None else stem.shape[0],
-        depth=len(blocks),
-        patch=0 if stem is None else stem.shape[-1],
-        num_classes=num_classes,
-        cascade=cascade,
-        masks=any(".mask_head." in name for name in state),
-    )
+            heads = Heads(
+                num_classes=num_classes,
+                dataset=_DATASETS.get(num_classes),
+                cascade=found["stage"] is not None,
+                masks=any(".mask_head." in other for other in state),
+            )
+    return heads
 
 
 def size_advice(file: Identity, model: Identity) -> str:
@@ -122,20 +103,20 @@ def size_advice(file: Identity, model: Identity) -> str:
         file: what the weights are.
         model: what the recipe made.
     """
-    if not file.width:
+    if file.trunk is None:
         return "take the recipe that these weights are for"
-    if (file.width, file.depth, file.patch) == (model.width, model.depth, model.patch):
+    if file.trunk == model.trunk:
         return (
-            "the sizes are the same, so the file is incomplete, or of a ViT with other options; "
+            "the sizes are the same, so the file is incomplete, or of a model with other options; "
             "take the recipe that these weights are for"
         )
-    closest = VIT_SIZES[file.closest_size]
-    label = f"ViT-{file.closest_size.capitalize()} ({closest.embed_dim}/{closest.depth})"
-    if file.size is None:
-        return f"the closest size is {label}; take the recipe that these weights are for"
+    if file.trunk.size is None:
+        return (
+            f"the closest size is {file.trunk.closest}; take the recipe that these weights are for"
+        )
     # A bare encoder goes below any heads: those of the model stay.
-    recipe = file.recipe() if file.family else file.recipe(model.family)
-    advice = f"the shapes are those of {label}"
+    recipe = file.recipe() if file.heads else file.recipe(model.heads)
+    advice = f"the shapes are those of {file.trunk.closest}"
     if recipe is None or recipe == model.recipe():
         return f"{advice}; take the recipe that these weights are for"
     return f"{advice}: use --config-file {recipe}"
@@ -150,6 +131,8 @@ def classes_advice(file: Identity, model: Identity) -> str:
     """
     theirs, ours = _classes(file), _classes(model)
     recipe = file.recipe() if file.dataset else None
+    is_dense = model.heads is not None and model.heads.dense
+    key = "model.num_classes" if is_dense else "model.roi_heads.num_classes"
     if file.dataset and model.dataset:
         cure = f"use --config-file {recipe}" if recipe else "take the recipe that they are for"
         return (
@@ -159,7 +142,7 @@ def classes_advice(file: Identity, model: Identity) -> str:
     return (
         f"the file has {theirs}, the recipe {ours}; evaluate on the data set it was trained on"
         f"{f' with --config-file {recipe}' if recipe else ''}, or set "
-        f"model.roi_heads.num_classes={file.num_classes}"
+        f"{key}={file.num_classes}"
     )
 
 

@@ -20,19 +20,29 @@ from torch import Tensor
 # Longer numbers are none of a block's.
 _FIELDS = {"n": r"(?P<n>\d{1,4})", "m": r"(?P<m>\d{1,4})", "rest": r"(?P<rest>.+)"}
 _QUERY, _KEY, _VALUE = range(3)
+_WORDS = ("queries", "keys", "values")
+ALL_THREE = (_QUERY, _KEY, _VALUE)
+KEYS_AND_VALUES = (_KEY, _VALUE)
 
 
 @dataclass(frozen=True)
 class Part:
-    """The rows of queries (0), keys (1) or values (2) in a matrix or bias that holds all three.
+    """The rows of queries (0), keys (1) or values (2) in a matrix or bias that holds several.
 
     Keys without a bias get zeros, which is what their encoder computes. A bias that keys do have is
     kept: the softmax cancels it without rotary positions, not with them.
+
+    Attributes:
+        target: the matrix or bias.
+        index: of the part.
+        transform: of the rows, before they are joined.
+        parts: that it holds, in this order.
     """
 
     target: str
     index: int
     transform: Callable[[Tensor], Tensor] | None = None
+    parts: tuple[int, ...] = ALL_THREE
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,7 @@ def rename(state: Mapping[str, Tensor], table: KeyTable) -> Renamed:
     """
     result = Renamed()
     parts: dict[str, dict[int, Tensor]] = {}
+    orders: dict[str, tuple[int, ...]] = {}
     for key, tensor in state.items():
         found = _find(key, table)
         if found is None:
@@ -94,14 +105,16 @@ def rename(state: Mapping[str, Tensor], table: KeyTable) -> Renamed:
             result.dropped.append(key)
         elif isinstance(target, Part):
             rows = target.transform(tensor) if target.transform else tensor
-            parts.setdefault(_fill(target.target, fields), {})[target.index] = rows
+            name = _fill(target.target, fields)
+            parts.setdefault(name, {})[target.index] = rows
+            orders[name] = target.parts
         else:
             for name, taken in _taken(target, tensor, fields):
                 if name in result.tensors:
                     result.problems.append(f"{key}: another key gives {name} already")
                 result.tensors[name] = taken
     for name, found_parts in parts.items():
-        _join(name, found_parts, result)
+        _join(name, found_parts, orders[name], result)
     return result
 
 
@@ -124,7 +137,7 @@ def _taken(
         yield _fill(target.second, fields), tensor[middle:]
 
 
-def _join(name: str, parts: dict[int, Tensor], result: Renamed) -> None:
+def _join(name: str, parts: dict[int, Tensor], order: tuple[int, ...], result: Renamed) -> None:
     """Put queries, keys and values one below the other."""
     if name in result.tensors:
         result.problems.append(f"{name}: given in one piece and in parts")
@@ -132,11 +145,11 @@ def _join(name: str, parts: dict[int, Tensor], result: Renamed) -> None:
     if _KEY not in parts and _QUERY in parts and parts[_QUERY].dim() == 1:
         parts[_KEY] = torch.zeros_like(parts[_QUERY])
         result.zero_key_biases.append(name)
-    missing = [word for i, word in enumerate(("queries", "keys", "values")) if i not in parts]
+    missing = [_WORDS[i] for i in order if i not in parts]
     if missing:
         result.problems.append(f"{name}: the file has no part for the {' and the '.join(missing)}")
         return
-    result.tensors[name] = torch.cat([parts[i] for i in (_QUERY, _KEY, _VALUE)])
+    result.tensors[name] = torch.cat([parts[i] for i in order])
 
 
 def _find(key: str, table: KeyTable) -> tuple[Target, dict[str, str]] | None:

@@ -2,7 +2,7 @@
 """The one door through which weights enter a model, with every tensor accounted for.
 
 Vocabulary:
-    encoder: the weights of a bare ViT of any known source.
+    encoder: the weights of a bare backbone of any known source.
     detector: weights with the names of the model's own state dict.
 """
 
@@ -12,39 +12,39 @@ import dataclasses
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vitdet_d2.backbones import TimmBackbone
-from vitdet_d2.errors import RecipeError, WeightsError
+from vitdet_d2.errors import WeightsError
 from vitdet_d2.pretrained.assign import assign, empty_buffers
+from vitdet_d2.pretrained.choices import AbsentPositions, Choices, LayerScale, Statistics
 from vitdet_d2.pretrained.container import Unwrapped, unwrap
 from vitdet_d2.pretrained.detector import match
-from vitdet_d2.pretrained.encoder import STEM, Encoder
+from vitdet_d2.pretrained.encoder import Encoder
 from vitdet_d2.pretrained.entry import checked_entry
-from vitdet_d2.pretrained.fit import AbsentPositions, Fitted, LayerScale, fit, lost_positions
-from vitdet_d2.pretrained.identity import Identity, identify
+from vitdet_d2.pretrained.family import PLAIN_VIT, PYRAMID, Family, family_in
+from vitdet_d2.pretrained.identity import Identity, identify, size_advice
 from vitdet_d2.pretrained.load_timm import load_timm_encoder, named_for_detector
 from vitdet_d2.pretrained.model_statistics import carry_normalisation, saved_statistics
-from vitdet_d2.pretrained.needs import check_needs
 from vitdet_d2.pretrained.other_detector import encoder_within
 from vitdet_d2.pretrained.patch_kernel import PatchResize
+from vitdet_d2.pretrained.place_pyramid import place_pyramid
+from vitdet_d2.pretrained.place_vit import place_vit
+from vitdet_d2.pretrained.placement import MIN_BACKBONE_SHARE, Placement
 from vitdet_d2.pretrained.reader import read_weights
-from vitdet_d2.pretrained.recognise import encoder_of, named_source
+from vitdet_d2.pretrained.recognise import encoder_of
 from vitdet_d2.pretrained.refusals import (
     check_complete,
     check_places,
     check_size,
-    identify_encoder,
     misshaped,
     too_few,
 )
-from vitdet_d2.pretrained.report import LoadReport, summarise
+from vitdet_d2.pretrained.report import LoadReport
 from vitdet_d2.pretrained.timm_names import find_timm_backbone
-from vitdet_d2.pretrained.traits import traits_of
-from vitdet_d2.pretrained.untold import complete
 from vitdet_d2.zoo.addresses import redact
 from vitdet_d2.zoo.initialisations import RANDOM, source_of, starts_at_random
 
@@ -52,42 +52,7 @@ __all__ = ["LoadReport", "load"]
 
 logger = logging.getLogger(__name__)
 
-Statistics = Literal["source", "recipe"]
-
-# Below this share of a backbone's tensors the file belongs to another model.
-MIN_BACKBONE_SHARE = 0.95
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class _Choices:
-    """The arguments of `load` that say how."""
-
-    source: str | None
-    layer_scale: LayerScale
-    patch_resize: PatchResize
-    position_grid: tuple[int, int] | None
-    absent_positions: AbsentPositions
-    allow_partial: bool
-    normalisation: Statistics
-    strict_heads: bool
-
-    def __post_init__(self) -> None:
-        """Refuse unknown values.
-
-        Raises:
-            RecipeError: there is one.
-        """
-        if self.source is not None:
-            named_source(self.source)
-        for name, kind in (
-            ("layer_scale", LayerScale), ("patch_resize", PatchResize),
-            ("absent_positions", AbsentPositions), ("normalisation", Statistics),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if value not in get_args(kind):
-                raise RecipeError(
-                    f"{name}: expected one of {', '.join(get_args(kind))}, got {value!r}"
-                )
+_PLACES = {PLAIN_VIT: place_vit, PYRAMID: place_pyramid}
 
 
 def load(
@@ -138,7 +103,7 @@ def load(
     if content is None and starts_at_random(os.fspath(path_or_url)):
         return _stay_random(model, strict_heads)
     path = redact(os.fspath(path_or_url))
-    choices = _Choices(
+    choices = Choices(
         source=source or source_of(os.fspath(path_or_url)), layer_scale=layer_scale,
         patch_resize=patch_resize,
         position_grid=position_grid, absent_positions=absent_positions,
@@ -153,16 +118,17 @@ def load(
         return _logged(report)
     file = unwrap(path, content)
     own = model.state_dict()
-    prefix = _vit_prefix(own)
-    if prefix is not None:
+    found = family_in(own)
+    if found is not None and found[0] is PLAIN_VIT:
+        prefix = found[1]
         names = {name.removeprefix(prefix) for name in own if name.startswith(prefix)}
         file = encoder_within(file, names) or file
     entry = None
-    if file.is_detector or prefix is None or _has_names_of(prefix, file):
+    if file.is_detector or found is None or _has_names_of(found[1], found[0], file):
         entry = checked_entry(path, file.entry)
         report = _load_detector(path, model, own, file, choices)
     else:
-        report = _load_encoder(path, model, own, prefix, file, choices)
+        report = _load_encoder(path, model, own, *found, file, choices)
     return _logged(_completed(report, model, file, entry, choices, source))
 
 
@@ -192,7 +158,7 @@ def _completed(
     model: nn.Module,
     file: Unwrapped,
     entry: Mapping[str, Any] | None,
-    choices: _Choices,
+    choices: Choices,
     source: str | None,
 ) -> LoadReport:
     """Add what the file says beside its weights, and carry its statistics over."""
@@ -255,7 +221,7 @@ def _load_beside_timm(
     content: Mapping[str, Any],
     prefix: str,
     backbone: TimmBackbone,
-    choices: _Choices,
+    choices: Choices,
     source: str | None,
 ) -> LoadReport:
     """Load a detector, or the backbone of one, whose backbone is a model of timm."""
@@ -274,15 +240,9 @@ def _load_beside_timm(
     return _completed(report, model, file, None, choices, None)
 
 
-def _vit_prefix(model: Mapping[str, Tensor]) -> str | None:
-    """Return what stands before the ViT's names in the model, if it has one ViT."""
-    prefixes = [name.removesuffix(STEM) for name in model if name.endswith(STEM)]
-    return prefixes[0] if len(prefixes) == 1 else None
-
-
-def _has_names_of(prefix: str, file: Unwrapped) -> bool:
-    """Whether a file without a prefix has the names of a model that is more than its ViT."""
-    return bool(prefix) and prefix + STEM in file.state
+def _has_names_of(prefix: str, family: Family, file: Unwrapped) -> bool:
+    """Whether a file without a prefix has the names of a model that is more than its backbone."""
+    return bool(prefix) and prefix + family.stem in file.state
 
 
 # ------------------------------------------------------------------------------------ an encoder
@@ -292,48 +252,51 @@ def _load_encoder(
     path: str,
     model: nn.Module,
     own: Mapping[str, Tensor],
+    family: Family,
     prefix: str,
     file: Unwrapped,
-    choices: _Choices,
+    choices: Choices,
 ) -> LoadReport:
     encoder = encoder_of(path, file, choices.source)
-    vit = model.get_submodule(prefix.removesuffix("."))
-    traits = traits_of(vit)
+    ours = identify(own)
+    _check_family(path, encoder, family, ours)
+    backbone = model.get_submodule(prefix.removesuffix("."))
     names = {n.removeprefix(prefix): v for n, v in own.items() if n.startswith(prefix)}
-    theirs, ours = identify_encoder(encoder, identify(file.state)), identify(own)
-    encoder, alerts = complete(path, file, encoder, vit, names, choices.source)
-    check_size(path, theirs, ours, allow_partial=choices.allow_partial)
-    notes = check_needs(
-        path, encoder, names, traits, keep_layer_scale=choices.layer_scale == "keep"
-    )
-    fitted = fit(
-        path, encoder, names, has_class_position=traits.has_class_position,
-        layer_scale=choices.layer_scale, patch_resize=choices.patch_resize,
-        position_grid=choices.position_grid, absent_positions=choices.absent_positions,
-    )  # fmt: skip
-    _check_encoder(path, fitted, encoder, theirs, ours, choices)
-    report = _encoder_report(path, encoder, fitted, own, prefix, notes)
+    placement = _PLACES[family](path, file, encoder, backbone, names, ours, choices)
+    encoder = placement.encoder
+    report = _encoder_report(path, placement, own, prefix)
     if choices.strict_heads:
-        check_complete(report, theirs, ours)
-    assign(path, model, {prefix + name: tensor for name, tensor in fitted.tensors.items()})
+        check_complete(report, placement.identity, ours)
+    tensors = placement.fitted.tensors
+    assign(path, model, {prefix + name: tensor for name, tensor in tensors.items()})
     lines = carry_normalisation(
         model, encoder.normalisation, keep=choices.normalisation == "recipe"
     )
-    report = _with_lines(dataclasses.replace(report, alerts=alerts), *lines)
-    return _with_lines(report, "", lost_positions(encoder, names, traits.has_class_position))
+    return _with_lines(report, *lines)
+
+
+def _check_family(path: str, encoder: Encoder, family: Family, ours: Identity) -> None:
+    """Refuse an encoder of another family than the model's backbone is of.
+
+    Raises:
+        WeightsError: it is one.
+    """
+    theirs = encoder.source.family
+    if theirs is not family:
+        advice = size_advice(identify(encoder.tensors), ours)
+        raise WeightsError(
+            f"{path}: {encoder.source.title} is {theirs.title}, which {theirs.takers} takes, and "
+            f"the backbone of the model is {family.title}; {advice}"
+        )
 
 
 def _encoder_report(
-    path: str,
-    encoder: Encoder,
-    fitted: Fitted,
-    own: Mapping[str, Tensor],
-    prefix: str,
-    notes: tuple[str, ...],
+    path: str, placement: Placement, own: Mapping[str, Tensor], prefix: str
 ) -> LoadReport:
     def placed(names: list[str]) -> tuple[str, ...]:
         return tuple(prefix + name for name in names)
 
+    encoder, fitted = placement.encoder, placement.fitted
     given = len(fitted.from_file)
     outside = tuple(name for name in own if not name.startswith(prefix))
     return LoadReport(
@@ -351,47 +314,16 @@ def _encoder_report(
         mismatched=tuple((prefix + n, old, new) for n, old, new in fitted.mismatched),
         resized=tuple((prefix + n, old, new) for n, old, new in fitted.resized),
         dropped=encoder.dropped,
-        notes=(*encoder.notes, *notes),
+        notes=(*encoder.notes, *placement.notes),
+        alerts=placement.alerts,
     )
-
-
-def _check_encoder(
-    path: str,
-    fitted: Fitted,
-    encoder: Encoder,
-    theirs: Identity,
-    ours: Identity,
-    choices: _Choices,
-) -> None:
-    """Refuse weights of another ViT.
-
-    Raises:
-        WeightsError: tensors are missing, misshaped, or without a place in the model.
-    """
-    if fitted.unexpected:
-        raise WeightsError(
-            f"{path}: {encoder.source.title}: without a place in the model: "
-            f"{summarise(fitted.unexpected)}, for example {', '.join(fitted.unexpected[:3])}; take "
-            "a model that has them"
-        )
-    if choices.allow_partial:
-        return
-    if fitted.mismatched:
-        raise WeightsError(misshaped(path, fitted.mismatched, theirs, ours))
-    given = len(fitted.from_file)
-    total = given + len(fitted.missing)
-    if given < MIN_BACKBONE_SHARE * total:
-        share, may_be = given / total, not choices.strict_heads
-        raise WeightsError(
-            too_few(path, share, fitted.missing, theirs, ours, may_be_partial=may_be)
-        )
 
 
 # ------------------------------------------------------------------------------------ a detector
 
 
 def _load_detector(
-    path: str, model: nn.Module, own: Mapping[str, Tensor], file: Unwrapped, choices: _Choices
+    path: str, model: nn.Module, own: Mapping[str, Tensor], file: Unwrapped, choices: Choices
 ) -> LoadReport:
     matched = match(own, file.state)
     if not matched.tensors and not matched.mismatched:
@@ -408,7 +340,7 @@ def _load_detector(
     theirs, ours = identify(file.state), identify(own)
     check_places(path, matched.unexpected, theirs, ours)
     if choices.allow_partial:
-        if theirs.width and ours.width:
+        if theirs.trunk and ours.trunk:
             check_size(path, theirs, ours, allow_partial=True)
     else:
         if wrong:

@@ -14,14 +14,12 @@ from torch import Tensor
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.layers.mlp import hidden_width
 from vitdet_d2.pretrained.encoder import BLOCK_BIAS, POSITIONS, SHARED_BIAS, Encoder
+from vitdet_d2.pretrained.family import PLAIN_VIT
 from vitdet_d2.pretrained.source import Needs
 from vitdet_d2.pretrained.sources import SOURCES
 from vitdet_d2.pretrained.traits import Traits
 
-# Where recipes keep the options of the ViT.
-RECIPE_PREFIX = "model.backbone.net."
-
-
+RECIPE_PREFIX = PLAIN_VIT.recipe_prefix
 _SHARED, _PER_BLOCK = "rel_pos_bias=shared", "rel_pos_bias=per_block"
 
 

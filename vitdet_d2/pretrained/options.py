@@ -14,6 +14,7 @@ from torch import nn
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.pretrained.container import unwrap
 from vitdet_d2.pretrained.encoder import BLOCK_BIAS, POSITIONS, SHARED_BIAS, Encoder
+from vitdet_d2.pretrained.family import PLAIN_VIT
 from vitdet_d2.pretrained.other_detector import encoder_within
 from vitdet_d2.pretrained.reader import read_weights
 from vitdet_d2.pretrained.recognise import encoder_of
@@ -34,7 +35,31 @@ def vit_options(
         source: name of the source, where its keys cannot tell it.
 
     Raises:
-        WeightsError: the file cannot be read, or is of no known encoder.
+        WeightsError: the file cannot be read, or is of no known plain ViT.
+    """
+    path, encoder = read_encoder(weights, source)
+    if encoder.source.family is not PLAIN_VIT:
+        raise WeightsError(
+            f"{path}: {encoder.source.title} is {encoder.source.family.title}; pyramid_options "
+            f"gives the arguments of {encoder.source.family.takers}"
+        )
+    return arguments_of(encoder)
+
+
+def read_encoder(
+    weights: str | os.PathLike[str] | Mapping[str, Any], source: str | None
+) -> tuple[str, Encoder]:
+    """Read weights of an encoder.
+
+    Args:
+        weights: path, address or name as `read_weights` takes it, or what that returned.
+        source: name of the source, where its keys cannot tell it.
+
+    Returns:
+        What they are called in messages, and the encoder.
+
+    Raises:
+        WeightsError: they cannot be read, or are of no known encoder.
     """
     path = "the weights" if isinstance(weights, Mapping) else os.fspath(weights)
     content = weights if isinstance(weights, Mapping) else read_weights(weights)
@@ -42,7 +67,7 @@ def vit_options(
     file = encoder_within(file) or file
     if file.is_detector:
         raise WeightsError(f"{path}: a whole detector; take the recipe that it was trained with")
-    return arguments_of(encoder_of(path, file, source))
+    return path, encoder_of(path, file, source)
 
 
 def arguments_of(encoder: Encoder) -> dict[str, Any]:

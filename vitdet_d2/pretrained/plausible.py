@@ -1,35 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether tensors that have a ViT's names can be a ViT's at all.
+"""Whether tensors that have an encoder's names can be an encoder's at all.
 
 What is checked here, the code that folds, joins and resizes need not ask again.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-# Axes by name; all others (norms, biases, scales) have one.
-_AXES = (
-    (re.compile(r"pos_embed"), 3),
-    (re.compile(r"patch_embed\.proj\.weight|.*\.residual\.conv\d\.weight"), 4),
-    (re.compile(r".*\.(qkv|proj|fc1|fc2|w1|w2|w3)\.weight"), 2),
-    (re.compile(r".*\.rel_pos_[hw]|.*relative_position_bias_table|rel_pos_bias_\w+"), 2),
-)
+from vitdet_d2.pretrained.family import Family
 
 
-def implausible(tensors: Mapping[str, Tensor]) -> list[str]:
+def implausible(tensors: Mapping[str, Tensor], family: Family) -> list[str]:
     """Return what is wrong with the tensors of an encoder, in words.
 
     Args:
         tensors: by canonical name.
+        family: of the encoder.
     """
     found = []
     for name, tensor in tensors.items():
-        axes = next((count for pattern, count in _AXES if pattern.fullmatch(name)), 1)
+        axes = next((count for pattern, count in family.axes if pattern.fullmatch(name)), 1)
         if tensor.dim() != axes or not tensor.numel():
             shape = tuple(tensor.shape)
             found.append(f"{name}: expected {axes} axes of at least one number, got shape {shape}")

@@ -41,8 +41,9 @@ def encoder_of(path: str, file: Unwrapped, source: str | None = None) -> Encoder
     except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise WeightsError(
-            f"{path}: it has the names of a ViT's tensors, but not their shapes ({reason[:200]}); "
-            "get the file again, and compare its size and checksum with the source's"
+            f"{path}: it has the names of an encoder's tensors, but not their shapes "
+            f"({reason[:200]}); get the file again, and compare its size and checksum with the "
+            "source's"
         ) from error
 
 
@@ -117,5 +118,6 @@ def _described(file: Unwrapped) -> str:
     return (
         f"It has {len(names)} tensors{inside}, such as {', '.join(names[:4])}; name its source if "
         "it has one of those listed in docs/pretrained.md, or rename the keys to those of a plain "
-        "ViT (pos_embed, patch_embed.proj.weight, blocks.0.norm1.weight, ...)"
+        "ViT (pos_embed, patch_embed.proj.weight, blocks.0.norm1.weight, ...) or of a pyramid "
+        "transformer (patch_embed1.proj.weight, block1.0.norm1.weight, ...)"
     )

@@ -3,51 +3,49 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Sequence
 
 from vitdet_d2.errors import WeightsError
-from vitdet_d2.pretrained.encoder import Encoder
 from vitdet_d2.pretrained.identity import Identity, classes_advice, size_advice
-from vitdet_d2.pretrained.report import LoadReport, Shape, summarise
+from vitdet_d2.pretrained.report import LoadReport, summarise
+from vitdet_d2.pretrained.trunk import Difference
 
 # Buffers of windows are rebuilt from the recipe.
-_OF_A_BLOCK = re.compile(r"(?:^|\.)blocks\.\d+\..*(?<!_index)(?<!attn_mask)$")
+_OF_A_BLOCK = re.compile(r"(?:^|\.)block(?:s|\d)\.\d+\..*(?<!_index)(?<!attn_mask)$")
 
 
-def identify_encoder(encoder: Encoder, file: Identity) -> Identity:
-    """Return what an encoder is, whatever its source calls the parts.
-
-    Args:
-        encoder: in our names.
-        file: what the source's names show.
-    """
-    return dataclasses.replace(
-        file, width=encoder.width, depth=encoder.depth, patch=encoder.patch_size
-    )
-
-
-def check_size(path: str, file: Identity, model: Identity, *, allow_partial: bool) -> None:
-    """Refuse a ViT of another width or depth, before its options are looked at.
+def check_size(
+    path: str,
+    file: Identity,
+    model: Identity,
+    *,
+    allow_partial: bool,
+    differences: Sequence[Difference] = (),
+) -> None:
+    """Refuse a backbone of another size, before its options are looked at.
 
     Args:
         path: of the file, for messages.
         file: what the weights are.
         model: what the recipe made.
-        allow_partial: whether another depth will do; of another width no tensor fits.
+        allow_partial: whether another depth will do.
+        differences: tensors by which it shows.
 
     Raises:
         WeightsError: it is one.
     """
-    if file.width != model.width or (file.depth != model.depth and not allow_partial):
+    assert file.trunk is not None, "backbones of known families are compared"
+    assert model.trunk is not None, "backbones of known families are compared"
+    if not file.trunk.fits(model.trunk, partial=allow_partial):
+        shown = f" ({_shapes(differences)})" if differences else ""
         raise WeightsError(
-            f"{path}: {file} in the file, {model} in the model; {size_advice(file, model)}"
+            f"{path}: {file} in the file, {model} in the model{shown}; {size_advice(file, model)}"
         )
 
 
 def check_places(path: str, unexpected: Sequence[str], file: Identity, model: Identity) -> None:
-    """Refuse a detector whose ViT has more than the model's: without it, it is another function.
+    """Refuse a detector whose blocks have more than the model's: they are another function.
 
     Args:
         path: of the file, for messages.
@@ -61,15 +59,13 @@ def check_places(path: str, unexpected: Sequence[str], file: Identity, model: Id
     lost = [name for name in unexpected if _OF_A_BLOCK.search(name)]
     if lost:
         raise WeightsError(
-            f"{path}: {len(lost)} tensors of its ViT have no place in the model, for example "
+            f"{path}: {len(lost)} tensors of its blocks have no place in the model, for example "
             f"{', '.join(lost[:3])} ({file} in the file, {model} in the model); "
             f"{size_advice(file, model)}"
         )
 
 
-def misshaped(
-    path: str, found: Sequence[tuple[str, Shape, Shape]], file: Identity, model: Identity
-) -> str:
+def misshaped(path: str, found: Sequence[Difference], file: Identity, model: Identity) -> str:
     """Say that tensors of the backbone have other shapes.
 
     Args:
@@ -78,9 +74,8 @@ def misshaped(
         file: what the weights are.
         model: what the recipe made.
     """
-    shapes = "; ".join(f"{name} {old} for {new}" for name, old, new in found[:3])
     return (
-        f"{path}: {len(found)} backbone tensors have another shape, for example {shapes} "
+        f"{path}: {len(found)} backbone tensors have another shape, for example {_shapes(found)} "
         f"({file} in the file, {model} in the model); {size_advice(file, model)}"
     )
 
@@ -133,3 +128,7 @@ def check_complete(report: LoadReport, file: Identity, model: Identity) -> None:
             f"{report.source}: {len(absent)} tensors of the model are not in the file: "
             f"{summarise(absent)}; evaluation needs a detector trained with this recipe{cure}"
         )
+
+
+def _shapes(found: Sequence[Difference]) -> str:
+    return "; ".join(f"{name} {old} for {new}" for name, old, new in found[:3])

@@ -14,6 +14,7 @@ from typing import Literal
 from torch import Tensor
 
 from vitdet_d2.pretrained.container import Unwrapped
+from vitdet_d2.pretrained.family import PLAIN_VIT, Family
 from vitdet_d2.pretrained.key_table import KeyTable
 from vitdet_d2.pretrained.normalisation import Normalisation
 
@@ -90,6 +91,7 @@ class Source:
         prepare: takes apart tensors that hold several of the table's.
         patch_is_final: why the patch kernel must not be resized, None if it may.
         evidence: by what a file shows that it is of this source.
+        family: of its encoders.
         origins: names of sources whose weights come in this layout, too: a user who names one is
             believed, and other names are errors.
     """
@@ -110,6 +112,7 @@ class Source:
     prepare: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] = _as_they_are
     patch_is_final: Callable[[Unwrapped], str | None] = _no_reason
     evidence: str = "its keys"
+    family: Family = PLAIN_VIT
     origins: tuple[str, ...] = ()
 
     def table_of(self, file: Unwrapped) -> KeyTable:

@@ -6,12 +6,14 @@ program can download from, the row has None, and says how to get the file.
 
 Source: README and code of facebookresearch/{mae, moco-v3, deit, dino, msn, ijepa, dinov2, dinov3,
     segment-anything}, microsoft/unilm, bytedance/ibot, google-research/vision_transformer,
-    openai/CLIP, mlfoundations/open_clip, baaivision/EVA; MAE: Detectron2's ViTDet recipes.
+    openai/CLIP, mlfoundations/open_clip, baaivision/EVA, whai362/PVT, NVlabs/SegFormer; MAE:
+    Detectron2's ViTDet recipes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from vitdet_d2.zoo.addresses import DETECTRON2_ADDRESS, hash_prefix
 
@@ -22,11 +24,14 @@ _CLIP = "https://openaipublic.azureedge.net/clip/models"
 _OPENCLIP = "https://github.com/mlfoundations/open_clip/releases/download/v0.2-weights"
 _EVA02 = "https://huggingface.co/Yuxin-CV/EVA-02/resolve/main/eva02/pt"
 _DINOV3_PAGE = "https://ai.meta.com/resources/models-and-libraries/dinov3-downloads/"
+_PVT = "https://github.com/whai362/PVT/releases/download/v2"
+_MIT_PAGE = "https://github.com/NVlabs/SegFormer#training"
 _IBOT_PAGE = "https://github.com/bytedance/ibot#pre-trained-models"
 
 _NON_COMMERCIAL = "CC BY-NC 4.0"
 _APACHE = "Apache-2.0"
 _MIT = "MIT"
+_SEGFORMER = "NVIDIA Source Code License for SegFormer, non-commercial"
 
 _DEIT3_SIZES = {"s": "small", "b": "base", "l": "large"}
 _BASE_AND_LARGE = {"b": "base", "l": "large"}
@@ -41,11 +46,13 @@ class Initialisation:
         name: ours.
         source: the name of its layout, as ``load(source=...)`` takes it.
         pretraining: method and data.
-        size: of the ViT, in lower case.
-        patch: side of a patch in pixels.
+        size: of the backbone, in lower case.
+        patch: side of a patch in pixels; of a pyramid transformer, the stride of its first stage.
         licence: of the weights, as their authors' repository states it.
         address: where they are released; None: nowhere that a program can download from.
         note: what else to know; where there is no address, how to get the file.
+        kind: of the backbone: a plain ``ViT``, or the pyramid transformers ``PVT``, ``PVT v2``,
+            ``MiT``.
     """
 
     name: str
@@ -56,6 +63,7 @@ class Initialisation:
     licence: str
     address: str | None
     note: str = ""
+    kind: Literal["ViT", "PVT", "PVT v2", "MiT"] = "ViT"
 
     @property
     def digits(self) -> str | None:
@@ -73,6 +81,7 @@ def _family(
     *,
     patch: int = 16,
     note: str = "",
+    kind: Literal["ViT", "PVT", "PVT v2", "MiT"] = "ViT",
 ) -> tuple[Initialisation, ...]:
     """Make the rows of a method, one for each size.
 
@@ -85,6 +94,7 @@ def _family(
         parts: what differs, by size.
         patch: as of `Initialisation`.
         note: likewise.
+        kind: likewise.
     """
     return tuple(
         Initialisation(
@@ -96,6 +106,7 @@ def _family(
             licence=licence,
             address=address.format(part),
             note=note,
+            kind=kind,
         )
         for size, part in parts.items()
     )
@@ -128,6 +139,23 @@ def _ibot(size: str, data: str = "IN1K", suffix: str = "") -> Initialisation:
         address=None,
         note=f"download the backbone with a browser from {_IBOT_PAGE}, and give the path of the "
         "file",
+    )
+
+
+def _mit(size: str) -> Initialisation:
+    """Make a row of MiT, whose files lie on drives that ask questions."""
+    return Initialisation(
+        name=f"mit_{size}",
+        source="mit",
+        pretraining="supervised, IN1K",
+        size=size,
+        patch=4,
+        licence=_SEGFORMER,
+        address=None,
+        note="for research and evaluation alone, not for commercial use; download "
+        f"mit_{size}.pth with a browser from the drives that are named at {_MIT_PAGE}, and give "
+        "the path of the file",
+        kind="MiT",
     )
 
 
@@ -284,5 +312,15 @@ INITIALISATIONS: tuple[Initialisation, ...] = (
         f"{_EVA02}/eva02_{{0}}_pt_in21k_p14.pt",
         {"ti": "Ti", "s": "S", "b": "B", "l": "L"}, patch=14,
     ),
+    *_family(
+        "pvt_{}", "pvt", "supervised, IN1K", _APACHE, f"{_PVT}/pvt_{{0}}.pth",
+        {size: size for size in ("tiny", "small", "medium", "large")}, patch=4, kind="PVT",
+    ),
+    *_family(
+        "pvt_v2_{}", "pvt_v2", "supervised, IN1K", _APACHE, f"{_PVT}/pvt_v2_{{0}}.pth",
+        {size: size for size in ("b0", "b1", "b2", "b2_li", "b3", "b4", "b5")}, patch=4,
+        kind="PVT v2",
+    ),
+    *map(_mit, ("b0", "b1", "b2", "b3", "b4", "b5")),
 )
 # fmt: on

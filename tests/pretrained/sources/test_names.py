@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tests.pretrained import key_lists
 from tests.pretrained.golden import load_golden
+from tests.pretrained.pyramid_golden import load_pyramid
 from tests.pretrained.sources.hugging_face_models import CASES
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.pretrained.container import Unwrapped, unwrap
@@ -23,7 +24,8 @@ from vitdet_d2.pretrained.sources import SOURCES
 _SMALL: dict[str, Any] = {"img_size": 48, "embed_dim": 24, "depth": 1, "num_heads": 2}
 
 # Origin, layout, statistics of its images. Layouts: "golden:NAME" official files, "keys:NAME"
-# official classes at full size, "hf:NAME" transformers, "timm:NAME".
+# official classes at full size, "hf:NAME" transformers, "timm:NAME", "pyramid:NAME" official files
+# of pyramid transformers.
 SERVED: list[tuple[str, str, Normalisation | None]] = [
     ("mae", "golden:mae", IMAGENET),
     ("mae", "golden:mae_finetuned", IMAGENET),
@@ -88,6 +90,18 @@ SERVED: list[tuple[str, str, Normalisation | None]] = [
     ("siglip", "timm:gap", HALF),
     ("eva01", "golden:eva01_pretrained", CLIP),
     ("eva02", "golden:eva02_pretrained", CLIP),
+    ("pvt", "pyramid:pvt", IMAGENET),
+    ("pvt", "keys:pyramids/pvt_small_det", IMAGENET),
+    ("pvt", "keys:pyramids/hf_pvt", IMAGENET),
+    ("pvt_v2", "pyramid:pvt_v2", IMAGENET),
+    ("pvt_v2", "pyramid:mit", IMAGENET),
+    ("pvt_v2", "keys:pyramids/pvt_v2_b5_cls", IMAGENET),
+    ("pvt_v2", "keys:pyramids/timm_pvt_v2_b2_li", IMAGENET),
+    ("pvt_v2", "keys:pyramids/hf_pvt_v2", IMAGENET),
+    ("mit", "pyramid:mit", IMAGENET),
+    ("mit", "keys:pyramids/mit_b5", IMAGENET),
+    ("mit", "keys:pyramids/hf_segformer", IMAGENET),
+    ("mit", "keys:pyramids/hf_segformer_memory", IMAGENET),
 ]
 
 # Of each family one layout, and origins that it cannot come from.
@@ -107,6 +121,12 @@ OTHERS = [
     ("golden:deit_distilled", ("mae", "augreg")),
     ("golden:eva02_pretrained", ("mae", "eva01", "dinov3")),
     ("golden:sam", ("mae",)),
+    ("pyramid:pvt", ("mae", "pvt_v2", "mit", "hugging_face_pvt")),
+    ("pyramid:pvt_v2", ("mae", "pvt", "mit", "hugging_face_segformer")),
+    ("pyramid:mit", ("pvt", "deit")),
+    ("keys:pyramids/timm_pvt_v2_b2", ("pvt", "mit", "mae")),
+    ("keys:pyramids/hf_pvt", ("pvt_v2", "mit")),
+    ("keys:pyramids/hf_segformer", ("pvt", "pvt_v2")),
 ]
 
 
@@ -134,6 +154,8 @@ def file_of(layout: str) -> Unwrapped:
     kind, _, name = layout.partition(":")
     if kind == "golden":
         return unwrap(layout, {"model": load_golden(name).state()})
+    if kind == "pyramid":
+        return unwrap(layout, {"state_dict": load_pyramid(name).state()})
     if kind == "keys":
         return unwrap(layout, key_lists.read(name))
     return unwrap(layout, dict(CASES[name].make().state_dict()) if kind == "hf" else _of_timm(name))
@@ -151,7 +173,7 @@ def test_an_origin_is_served_in_all_its_layouts(
 def test_every_name_has_a_layout_that_is_tested() -> None:
     names = {source.name for source in SOURCES if not source.name.startswith("hugging_face_")}
     # These stand for what keys cannot tell.
-    doubts = {"plain", "timm_tower", "beit_or_beit_v2", "deit3_or_rope"}
+    doubts = {"plain", "timm_tower", "beit_or_beit_v2", "deit3_or_rope", "pvt_v2_or_mit"}
     assert names - doubts == {origin for origin, _, _ in SERVED}
     origins = {name for source in SOURCES for name in source.origins}
     assert all(named_source(name) for name in origins)

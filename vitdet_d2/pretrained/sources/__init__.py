@@ -19,6 +19,8 @@ from vitdet_d2.pretrained.sources.mae import MAE, MAE_ENCODER, MAE_FINE_TUNED
 from vitdet_d2.pretrained.sources.moco_v3 import MOCO_V3, MOCO_V3_ENCODER
 from vitdet_d2.pretrained.sources.msn import MSN
 from vitdet_d2.pretrained.sources.plain import PLAIN
+from vitdet_d2.pretrained.sources.pvt import PVT
+from vitdet_d2.pretrained.sources.pvt_v2 import PVT_V2_LAYOUTS
 from vitdet_d2.pretrained.sources.sam import SAM
 from vitdet_d2.pretrained.sources.siglip import SIGLIP, TIMM_TOWER
 from vitdet_d2.pretrained.sources.supervised import AUGREG, DEIT, DEIT3
@@ -27,6 +29,8 @@ from vitdet_d2.pretrained.sources.unsupported import DEIT3_OR_ROTARY
 # Most specific first: the first whose keys match decides.
 SOURCES: tuple[Source, ...] = (
     GOOGLE,
+    PVT,
+    *PVT_V2_LAYOUTS,
     MAE,
     MOCO_V3,
     DINO,

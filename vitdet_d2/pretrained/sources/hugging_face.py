@@ -14,6 +14,11 @@ from vitdet_d2.pretrained.sources.hugging_face_dinov3 import (
     HUGGING_FACE_DINOV3,
     HUGGING_FACE_DINOV3_SAT,
 )
+from vitdet_d2.pretrained.sources.hugging_face_pvt import (
+    HUGGING_FACE_PVT,
+    HUGGING_FACE_PVT_V2,
+    HUGGING_FACE_SEGFORMER,
+)
 from vitdet_d2.pretrained.sources.hugging_face_sam import HUGGING_FACE_SAM
 from vitdet_d2.pretrained.sources.hugging_face_vit import (
     HUGGING_FACE_DEIT,
@@ -25,6 +30,9 @@ from vitdet_d2.pretrained.sources.hugging_face_vitdet import HUGGING_FACE_VITDET
 
 # Their stems are like no other's; the plain ViT is what is left.
 HUGGING_FACE: tuple[Source, ...] = (
+    HUGGING_FACE_PVT,
+    HUGGING_FACE_PVT_V2,
+    HUGGING_FACE_SEGFORMER,
     HUGGING_FACE_BEIT,
     HUGGING_FACE_DINOV2,
     HUGGING_FACE_DINOV3,

@@ -67,7 +67,7 @@ _KINDS = (
         "are of a kind that this ViT has not; take a model with absolute ones",
     ),
     _Kind(
-        _has_all("patch_embed.norm.weight"),
+        _has_all("patch_embed.norm.weight", "blocks.0.norm1.weight"),
         "it has a norm behind its patches (patch_embed.norm: AIMv2), which this ViT has not; take "
         "another model",
     ),
