@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Mask R-CNN, PVT-Medium, COCO, 800 px, 12 epochs (1x); a delta of mask_rcnn_pvt_small.
+
+Source: PVT, arXiv 2102.12122; the settings of detection/configs/
+    mask_rcnn_pvt_m_fpn_1x_coco.py, github.com/whai362/PVT at 57e2dfa.
+Published: 42.0 box AP, 39.0 mask AP (that repository's table). Not measured here yet.
+Published hardware: 8 V100, two images each, 32-bit floats.
+Command:
+    python train_net.py --config-file projects/mask_rcnn_pvt_medium.py --num-gpus 8
+"""
+
+from vitdet_d2.backbones import pvt_arguments
+
+from .mask_rcnn_pvt_small import data, dataloader, lr_multiplier, model, optimizer, train
+
+__all__ = ["data", "dataloader", "lr_multiplier", "model", "optimizer", "train"]
+
+model.backbone.bottom_up.update(pvt_arguments("medium"))
+model.backbone.bottom_up.drop_path_rate = 0.0
+train.init_checkpoint = "pvt_medium"
