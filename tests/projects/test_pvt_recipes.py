@@ -13,6 +13,8 @@ from detectron2.structures import BitMasks, Boxes, Instances
 from detectron2.utils.events import EventStorage
 from omegaconf import OmegaConf
 
+from vitdet_d2.analysis.complexity import count_recipe
+from vitdet_d2.analysis.detector_count import total
 from vitdet_d2.analysis.published_pvt import PVT_AP
 from vitdet_d2.engine.recipes import load_recipe
 
@@ -84,6 +86,15 @@ def test_parameters_are_the_published_ones(recipe):
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     # The table has one digit, and two rows of v2 that seem to be rounded up.
     assert millions == pytest.approx(facts(name)[0], abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("size", "multiply_adds"), [("pvt_small", 285.8), ("pvt_v2_b2", 290.7), ("pvt_v2_b2_li", 227.4)]
+)
+def test_work_is_the_published_one(size, multiply_adds):
+    """PVT's table 11 and PVT v2's table 6, at 800 x 1280; counted twice here, and without norms."""
+    counted = total(count_recipe(load(f"retinanet_{size}"), (800, 1280), "model").test)
+    assert counted.flops / 2e9 == pytest.approx(multiply_adds, rel=4e-3)
 
 
 def test_backbone_and_pyramid(recipe):
@@ -225,9 +236,9 @@ def test_a_step_of_a_narrow_one(head, size):
     instances.gt_masks = BitMasks(torch.ones(2, 70, 117, dtype=torch.bool))
     with EventStorage():
         losses = model([{"image": torch.rand(3, 70, 117) * 255, "instances": instances}])
-    total = sum(losses.values())
-    assert total.isfinite()
-    total.backward()
+    loss = sum(losses.values())
+    assert loss.isfinite()
+    loss.backward()
     unused = [name for name, p in model.named_parameters() if p.grad is None]
     # The levels whose convolution no sampled region looks at still have a gradient of zero.
     assert unused == []
