@@ -3,38 +3,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
 from timm.models.swin_transformer import SwinTransformerBlock
-from torch import Tensor, nn
+from torch import nn
 
 from tests.backbones.timm_case import MVIT, MVIT_CLASS_TOKEN, SWIN
-from tests.backbones.timm_parity import IMAGES, name_of_ours, ours
+from tests.backbones.timm_parity import IMAGES, name_of_ours, ours, stored, their_names
 from tests.backbones.vit_case import fingerprint, pixels
 from tests.closed_form import tensor, value_for
 from vitdet_d2.backbones import TimmBackbone
 from vitdet_d2.errors import RecipeError
 
-GOLDEN = load_file(Path(__file__).with_name("golden_timm.safetensors"))
 # float64: another order of sums, and keys of windows in another layout.
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
-
-
-def stored(kind: str, what: str) -> dict[str, Tensor]:
-    start = f"{kind}/{what}/"
-    return {k.removeprefix(start): v for k, v in GOLDEN.items() if k.startswith(start)}
 
 
 def filled(kind: str) -> TimmBackbone:
     """Return our model with the values that the golden's weights have under Detectron2's names."""
     net = ours(kind).double().eval()
     own = net.state_dict()
-    names = [name for name in stored(kind, "odd/gradient") if name != "input"]
-    theirs = {place: name for name, place in name_of_ours(kind, names).items()}
+    theirs = {place: name for name, place in name_of_ours(kind, their_names(kind)).items()}
     assert set(theirs) == set(own)
     net.load_state_dict({place: value_for(theirs[place], own[place]) for place in own})
     return net

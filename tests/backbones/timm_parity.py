@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
 from tests.backbones.timm_case import MVIT_CLASS_TOKEN, MVIT_DEPTHS, SWIN, SWIN_SIZES
 from vitdet_d2.backbones import TimmBackbone
@@ -35,6 +37,22 @@ THEIRS: dict[str, dict[str, Any]] = {
         "norm_layer": partial(nn.LayerNorm, eps=1e-6),
     },
 }
+
+
+@cache
+def _golden() -> dict[str, Tensor]:
+    return load_file(Path(__file__).with_name("golden_timm.safetensors"))
+
+
+def stored(kind: str, what: str) -> dict[str, Tensor]:
+    """Return what was measured on Detectron2's class."""
+    start = f"{kind}/{what}/"
+    return {k.removeprefix(start): v for k, v in _golden().items() if k.startswith(start)}
+
+
+def their_names(kind: str) -> list[str]:
+    """Return Detectron2's names of all parameters: each has a gradient."""
+    return [name for name in stored(kind, "odd/gradient") if name != "input"]
 
 
 def ours(kind: str) -> TimmBackbone:

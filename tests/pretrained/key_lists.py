@@ -27,9 +27,9 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
-def read(name: str) -> dict[str, Tensor]:
+def read(name: str, folder: Path = FOLDER) -> dict[str, Tensor]:
     """Read a list: every tensor of the file, on the meta device."""
-    entries = json.loads((FOLDER / f"{name}.json").read_text())["keys"]
+    entries = json.loads((folder / f"{name}.json").read_text())["keys"]
     return {
         key: torch.empty(shape, device="meta")
         for pattern, shape in entries.items()

@@ -45,7 +45,7 @@ def named_for_detector(
         return file, ()
     _refuse_unknown(path, found, backbone)
     state = {**found.beside, **{prefix + name: value for name, value in found.tensors.items()}}
-    return dataclasses.replace(file, state=state), found.dropped
+    return dataclasses.replace(file, state=state), tuple(found.dropped)
 
 
 def load_timm_encoder(

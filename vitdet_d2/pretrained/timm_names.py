@@ -9,7 +9,7 @@ Vocabulary:
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import timm
@@ -31,23 +31,25 @@ TITLES: dict[Layout, str] = {
 _PREFIXES = ("backbone.bottom_up.", "bottom_up.", "backbone.", "model.", "encoder.", "")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Found:
     """The backbone's tensors of a file.
 
     Attributes:
         layout: whose names they had.
         tensors: by the names of the model's backbone.
+        names: the file's name of each of them.
         beside: the file's other tensors, by their own names.
         dropped: names of the file that detection has no use for.
         unknown: names of the file, below the backbone's prefix, that nobody knows.
     """
 
     layout: Layout
-    tensors: dict[str, Tensor]
-    beside: dict[str, Tensor]
-    dropped: tuple[str, ...]
-    unknown: tuple[str, ...]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    beside: dict[str, Tensor] = field(default_factory=dict)
+    dropped: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
 
 
 def find_timm_backbone(model: nn.Module) -> tuple[str, TimmBackbone] | None:
@@ -76,26 +78,39 @@ def find_tensors(backbone: TimmBackbone, file: Mapping[str, Tensor]) -> Found | 
     own = backbone.state_dict()
     best: tuple[int, Found] | None = None
     for prefix in _PREFIXES:
-        part = {n.removeprefix(prefix): v for n, v in file.items() if n.startswith(prefix)}
-        if not part:
+        if not any(name.startswith(prefix) for name in file):
             continue
-        beside = {n: v for n, v in file.items() if not n.startswith(prefix)}
         for layout, table in _tables(backbone).items():
-            renamed = rename(part, table)
-            known = [name for name in renamed.tensors if name in own]
-            # A shape counts for more than a name: stages have the same names in two layouts.
-            fitting = sum(renamed.tensors[name].shape == own[name].shape for name in known)
-            score = len(own) * fitting + len(known)
-            if known and (best is None or score > best[0]):
-                found = Found(
-                    layout=layout,
-                    tensors=renamed.tensors,
-                    beside=beside,
-                    dropped=tuple(prefix + name for name in renamed.dropped),
-                    unknown=tuple(prefix + name for name in renamed.unknown),
-                )
+            found, score = _read(file, prefix, layout, table, own)
+            if score and (best is None or score > best[0]):
                 best = (score, found)
     return None if best is None else _without_unused(backbone, best[1])
+
+
+def _read(
+    file: Mapping[str, Tensor],
+    prefix: str,
+    layout: Layout,
+    table: KeyTable,
+    own: Mapping[str, Tensor],
+) -> tuple[Found, int]:
+    """Read a file in one way, and say how well it fits; 0: not at all."""
+    found = Found(layout=layout)
+    fitting = known = 0
+    for key, value in file.items():
+        if not key.startswith(prefix):
+            found.beside[key] = value
+            continue
+        renamed = rename({key.removeprefix(prefix): value}, table)
+        if not renamed.tensors:
+            (found.dropped if renamed.dropped else found.unknown).append(key)
+            continue
+        (name,) = renamed.tensors
+        found.tensors[name], found.names[name] = value, key
+        known += name in own
+        fitting += name in own and value.shape == own[name].shape
+    # A shape counts for more than a name: stages have the same names in two layouts.
+    return found, len(own) * fitting + known
 
 
 def _tables(backbone: TimmBackbone) -> dict[Layout, KeyTable]:
@@ -113,11 +128,7 @@ def _without_unused(backbone: TimmBackbone, found: Found) -> Found:
     own = backbone.state_dict()
     with torch.device("meta"):
         whole = {f"net.{name}" for name in timm.create_model(backbone.name).state_dict()}
-    unused = [name for name in found.tensors if name not in own and name in whole]
-    unknown = [name for name in found.tensors if name not in own and name not in whole]
-    return replace(
-        found,
-        tensors={name: value for name, value in found.tensors.items() if name in own},
-        dropped=(*found.dropped, *unused),
-        unknown=(*found.unknown, *unknown),
-    )
+    for name in [name for name in found.tensors if name not in own]:
+        del found.tensors[name]
+        (found.dropped if name in whole else found.unknown).append(found.names[name])
+    return found
