@@ -53,7 +53,7 @@ _heads.mask_head.conv_dims = [64, 64]
 train.update(
     output_dir="./runs/quickstart_mask_rcnn_pvt",
     init_checkpoint="",
-    max_iter=1000,
+    max_iter=800,
     eval_period=0,
     seed=0,
     pictures=12,

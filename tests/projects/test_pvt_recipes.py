@@ -17,6 +17,7 @@ from vitdet_d2.analysis.complexity import count_recipe
 from vitdet_d2.analysis.detector_count import total
 from vitdet_d2.analysis.published_pvt import PVT_AP
 from vitdet_d2.engine.recipes import load_recipe
+from vitdet_d2.zoo import initialisation
 
 ROOT = Path(__file__).parents[2]
 EPOCH = 7330  # 117266 images with objects in batches of 16
@@ -156,6 +157,7 @@ def test_weights_and_precision(recipe):
     name, cfg, _ = recipe
     size = name.partition("_pvt")[2]
     assert cfg.train.init_checkpoint == f"pvt{size}"
+    assert initialisation(cfg.train.init_checkpoint) is not None
     assert cfg.train.amp.enabled == (name == "retinanet_pvt_large")
     if cfg.train.amp.enabled:
         assert cfg.train.amp.dtype == "fp16"
@@ -242,3 +244,31 @@ def test_a_step_of_a_narrow_one(head, size):
     unused = [name for name, p in model.named_parameters() if p.grad is None]
     # The levels whose convolution no sampled region looks at still have a gradient of zero.
     assert unused == []
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_digits_recipe(head):
+    """PVT-Tiny whole, with positions of the images' size, and anchors from 1/9 to 1/2 of it."""
+    cfg, tiny = load(f"quickstart_{head}_pvt"), load(f"{head}_pvt_tiny")
+    net = cfg.model.backbone.bottom_up
+    assert {k: net[k] for k in ("depths", "embed_dims", "num_heads", "sr_ratios")} == {
+        k: tiny.model.backbone.bottom_up[k]
+        for k in ("depths", "embed_dims", "num_heads", "sr_ratios")
+    }
+    side = cfg.data.short_edge_length
+    assert net.pretrain_img_size == side == cfg.data.max_size
+    (resize,) = instantiate(cfg.dataloader.test.mapper.augmentations)
+    assert _resized(resize, (192, 192)) == (side, side)
+    generator = cfg.model.get("anchor_generator") or cfg.model.proposal_generator.anchor_generator
+    sizes = [size for level in generator.sizes for size in level]
+    assert min(sizes) <= side / 8
+    assert side / 2 <= max(sizes) < side
+    assert cfg.train.init_checkpoint == ""
+    with torch.device("meta"):
+        model = instantiate(cfg.model)
+    features = model.backbone.output_shape()
+    levels = cfg.model.get("head_in_features") or cfg.model.proposal_generator.in_features
+    assert [features[level].stride for level in levels] == list(generator.strides)
+    text = (ROOT / f"projects/quickstart_{head}_pvt.py").read_text()
+    assert f"python train_net.py --config-file projects/quickstart_{head}_pvt.py" in text
+    assert "Measured here: see benchmarks/pvt_digits_cpu_202611.md." in text
