@@ -110,12 +110,15 @@ def test_another_number_of_classes_is_named(runs: Runs) -> None:
     init = f"train.init_checkpoint={weights}"
     log = runs.train("three", *runs.data("three.json"), init, "train.max_iter=1")
     assert "the data has 3 classes; the recipe's num_classes=80 is replaced" in log
+    assert "the file has 2 classes, the model 3: the class layers start anew" in log
     assert "newly initialised: head.cls_score (2) (expected)" in log
     score = load(runs.folder / "three")["model"]["head.cls_score.bias"]
     assert score.shape == (27,)
     assert float(score.mean()) == pytest.approx(-4.6, abs=0.1)  # the prior
     log = runs.command("eval", "--weights", weights, *runs.recipe, *runs.data("three.json"))
-    assert log.splitlines()[-1].startswith("error: ")
+    message = log.splitlines()[-1]
+    assert "the file has 2 classes, the recipe 3 classes" in message
+    assert message.endswith("or set model.num_classes=2")
     predict = ["predict", "--weights", weights, "--input", str(runs.folder), "--output", "x"]
     log = runs.command(*predict, *runs.recipe[:2], "model.num_classes=7")
     assert "trained on 2 classes (round, square), the recipe has 7" in log
