@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pyramid transformers through `load`: detectors, other sizes and versions, resized, partial."""
+"""Pyramid transformers through `load`: other sizes and versions, partial and hostile files."""
 
 from __future__ import annotations
 
@@ -8,78 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from detectron2.modeling.backbone.fpn import FPN, LastLevelMaxPool
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.pretrained import golden
-from tests.pretrained.pyramid_golden import OURS, build, load_pyramid
+from tests.pretrained.pyramid_detector import released
+from tests.pretrained.pyramid_golden import build, load_pyramid
 from vitdet_d2.backbones import PVT, PVTv2, ViT
 from vitdet_d2.backbones.pvt_sizes import pvt_arguments, pvt_v2_arguments
-from vitdet_d2.errors import RecipeError, WeightsError
-from vitdet_d2.pretrained import convert, load, pyramid_options, vit_options, write_weights
-
-
-def detector_part(name: str = "pvt", **options: Any) -> nn.Module:
-    """A module with the names of a detector: ``backbone.bottom_up...``, necks and pixels."""
-    model = nn.Module()
-    bottom_up = build(name, **options)
-    model.backbone = FPN(
-        bottom_up, list(bottom_up.output_shape()), out_channels=8, top_block=LastLevelMaxPool()
-    )
-    model.register_buffer("pixel_mean", torch.full((3, 1, 1), 127.5))
-    model.register_buffer("pixel_std", torch.full((3, 1, 1), 127.5))
-    return model
-
-
-@pytest.mark.parametrize("name", OURS)
-def test_a_detector_takes_an_encoder_and_its_statistics(name: str) -> None:
-    made = load_pyramid(name)
-    model = detector_part(name)
-    report = load(model, "x.pth", content={"state_dict": made.state()})
-    made.assert_maps(model.backbone.bottom_up)
-    assert all(loaded.startswith("backbone.bottom_up.") for loaded in report.loaded)
-    assert len(report.initialised) == 18  # 16 of the neck, and two buffers
-    assert not report.missing
-    torch.testing.assert_close(
-        model.pixel_mean.flatten(), torch.tensor([123.675, 116.28, 103.53]), rtol=1e-6, atol=0
-    )
-
-
-@pytest.mark.parametrize("kind", ["whole", "neck", "bottom_up"])
-def test_files_of_our_detectors_go_on(kind: str) -> None:
-    """A checkpoint goes into an equal detector, and its backbone into a bare one."""
-    first, second = detector_part(), detector_part()
-    golden.fill_model(first)
-    state = first.state_dict()
-    wanted: nn.Module = first
-    if kind == "neck":
-        second, wanted = second.backbone, first.backbone
-    elif kind == "bottom_up":
-        second, wanted = second.backbone.bottom_up, first.backbone.bottom_up
-    report = load(second, "model_final.pth", content={"model": state})
-    assert report.kind == "detector"
-    assert not report.missing
-    for name, value in wanted.state_dict().items():
-        assert torch.equal(second.state_dict()[name], value), name
-
-
-def test_detector_takes_a_backbone_with_its_neck() -> None:
-    first, second = detector_part("mit"), detector_part("mit")
-    golden.fill_model(first.backbone)
-    report = load(second, "x.pth", content=dict(first.backbone.state_dict()))
-    assert report.kind == "detector"
-    for name, value in first.backbone.state_dict().items():
-        assert torch.equal(second.backbone.state_dict()[name], value), name
-
-
-def released(size: str) -> dict[str, Tensor]:
-    """Return a file of a full size, without memory."""
-    kind, _, rest = size.partition(":")
-    with torch.device("meta"):
-        cls: Any = PVT if kind == "pvt" else PVTv2
-        return dict(
-            cls(**(pvt_arguments if kind == "pvt" else pvt_v2_arguments)(rest)).state_dict()
-        )
+from vitdet_d2.errors import WeightsError
+from vitdet_d2.pretrained import load, pyramid_options, vit_options
 
 
 @pytest.mark.parametrize(("file", "model", "shapes", "advice"), [
@@ -121,58 +58,6 @@ def test_families_do_not_mix() -> None:
         vit_options(load_pyramid("pvt").state())
     with pytest.raises(WeightsError, match="vit_options gives the arguments of ViT"):
         pyramid_options(golden.load_golden("mae").state())
-
-
-def test_positions_are_resized_in_every_stage() -> None:
-    made = load_pyramid("pvt")
-    larger = build("pvt", pretrain_img_size=96)
-    report = load(larger, "x.pth", content=made.state())
-    assert [(name, old[1], new[1]) for name, old, new in report.resized] == [
-        ("pos_embed1", 256, 576), ("pos_embed2", 64, 144), ("pos_embed3", 16, 36),
-        ("pos_embed4", 5, 10),
-    ]  # fmt: skip
-    assert report.supplied[0] == report.supplied[1]
-    (alert,) = report.alerts
-    assert "model.backbone.bottom_up.pretrain_img_size=64 keeps them" in alert
-    state, found = made.state(), larger.state_dict()
-    for stage, (side, new) in enumerate(((16, 24), (8, 12), (4, 6)), start=1):
-        maps = state[f"pos_embed{stage}"].transpose(1, 2).unflatten(2, (side, side))
-        wanted = nn.functional.interpolate(maps, size=(new, new), mode="bilinear")
-        torch.testing.assert_close(found[f"pos_embed{stage}"], wanted.flatten(2).transpose(1, 2))
-    assert torch.equal(found["pos_embed4"][:, 0], state["pos_embed4"][:, 0])
-    # At the size of its own positions the model computes what one with the file's own does there.
-    picture = golden.image(96, 96)
-    same = build("pvt")
-    load(same, "x.pth", content=state)
-    with torch.no_grad():
-        for ours, theirs in zip(larger(picture).values(), same(picture).values(), strict=True):
-            torch.testing.assert_close(ours, theirs, atol=golden.TOLERANCE, rtol=0)
-
-
-def test_positions_of_a_detector_are_resized_bilinearly() -> None:
-    first, second = detector_part(), detector_part(pretrain_img_size=96)
-    golden.fill_model(first)
-    report = load(second, "model_final.pth", content={"model": first.state_dict()})
-    assert len(report.resized) == 4
-    encoder = build("pvt", pretrain_img_size=96)
-    load(encoder, "x.pth", content=dict(first.backbone.bottom_up.state_dict()))
-    for name, value in encoder.state_dict().items():
-        torch.testing.assert_close(second.backbone.bottom_up.state_dict()[name], value)
-
-
-def test_positions_of_no_square_need_their_grid() -> None:
-    state = load_pyramid("pvt").state()
-    for stage, (height, width) in enumerate(((8, 32), (4, 16), (2, 8), (1, 4)), start=1):
-        rows = height * width + int(stage == 4)
-        state[f"pos_embed{stage}"] = torch.randn(1, rows, state[f"pos_embed{stage}"].shape[2])
-    backbone = build("pvt")
-    load(backbone, "x.pth", content=state, position_grid=(8, 32))
-    maps = state["pos_embed1"].transpose(1, 2).unflatten(2, (8, 32))
-    wanted = nn.functional.interpolate(maps, size=(16, 16), mode="bilinear")
-    torch.testing.assert_close(backbone.pos_embed1, wanted.flatten(2).transpose(1, 2))
-    state["pos_embed2"] = torch.randn(1, 63, 12)
-    with pytest.raises(WeightsError, match=r"pos_embed2: 63 positions, .* are no grid"):
-        load(backbone, "x.pth", content=state)
 
 
 def test_stages_that_a_model_does_not_build_are_left_out() -> None:
@@ -256,39 +141,6 @@ def test_any_tensor_of_another_shape_ends_in_a_clear_error(name: str, change: st
             refused.append(str(error))
     assert len(refused) > 3
     assert all(message.startswith("x.pth: ") for message in refused)
-
-
-@pytest.mark.parametrize("name", OURS)
-def test_a_converted_file_loads_again(name: str, tmp_path: Any) -> None:
-    made = load_pyramid(name)
-    torch.save(made.state(), tmp_path / "x.pth")
-    for ending in (".safetensors", ".pth", ".pkl"):
-        converted = convert(tmp_path / "x.pth", to="vitdet", layer_scale="fold")
-        path = tmp_path / f"converted{ending}"
-        write_weights(path, converted.tensors, converted.entry)
-        backbone = build(name)
-        report = load(backbone, path)
-        made.assert_maps(backbone)
-        assert report.origin == converted.origin
-        assert report.how == "recognised by what its conversion wrote into it"
-        assert report.supplied[0] == report.supplied[1]
-        assert any("not for commercial" in note for note in report.notes) == (name == "mit")
-        again = convert(path)
-        assert again.tensors.keys() == converted.tensors.keys()
-
-
-def test_what_cannot_be_converted_says_why(tmp_path: Any) -> None:
-    torch.save(load_pyramid("pvt").state(), tmp_path / "x.pth")
-    with pytest.raises(WeightsError, match=r"Detectron2 has no pyramid transformer.*--to vitdet"):
-        convert(tmp_path / "x.pth", to="detectron2")
-    torch.save({"model": detector_part().state_dict()}, tmp_path / "detector.pth")
-    with pytest.raises(WeightsError, match=r"has no pyramid transformer, and cannot be the backb"):
-        convert(tmp_path / "detector.pth", to="detectron2")
-    kept = convert(tmp_path / "detector.pth")
-    assert kept.kind == "detector"
-    assert kept.tensors.keys() == detector_part().state_dict().keys()
-    with pytest.raises(RecipeError, match=r"patch_size=16 is for plain ViTs"):
-        convert(tmp_path / "x.pth", patch_size=16)
 
 
 def test_model_without_memory_takes_the_tensors_themselves() -> None:

@@ -116,6 +116,8 @@ def _check_agreement(path: str, file: Unwrapped, entry: Mapping[str, Any]) -> No
     ):
         shape = tuple(positions.shape)
         problem = f"num_prefix is {entry['num_prefix']}, for positions {shape}"
+    elif family is PYRAMID and (entry["num_prefix"] or Needs(**entry["needs"]) != Needs()):
+        problem = "num_prefix and needs are a plain ViT's, for a pyramid transformer"
     if problem is not None:
         raise WeightsError(
             f"{path}: its entry 'vitdet_d2' is not of these tensors: {problem}; get the file "
