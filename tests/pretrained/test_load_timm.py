@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tests.backbones.timm_case import MVIT_CLASS_TOKEN, SWIN
 from tests.backbones.timm_parity import THEIRS, name_of_ours, ours, their_names
 from tests.pretrained import key_lists
-from vitdet_d2.backbones import TimmBackbone
+from vitdet_d2.backbones import TimmBackbone, ViT
 from vitdet_d2.errors import WeightsError
 from vitdet_d2.layers.norm import layer_norm
 from vitdet_d2.pretrained import load
@@ -161,3 +161,10 @@ def test_the_state_dict_of_a_backbone_goes_back_into_it() -> None:
     report = load(net, "x.pth", content=source.state_dict())
     assert_same(net.state_dict(), source.state_dict())
     assert not report.dropped
+
+
+@pytest.mark.parametrize(("file", "kind"), [("swin_b", "a Swin"), ("mvitv2_b", "an MViTv2")])
+def test_a_plain_vit_says_where_they_go(file: str, kind: str) -> None:
+    vit = ViT(img_size=32, embed_dim=8, depth=1, num_heads=1)
+    with pytest.raises(WeightsError, match=rf"it is {kind} .* no plain ViT; .* with TimmBackbone"):
+        load(vit, "x.pth", content={"model": key_lists.read(file, OFFICIAL)})

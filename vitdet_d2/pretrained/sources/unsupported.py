@@ -55,7 +55,20 @@ def _has_rotary_positions_alone(file: Unwrapped) -> bool:
     return not is_dinov3
 
 
+_HIERARCHICAL = (
+    ", which is no plain ViT; it goes as it is into a model of timm: give it to "
+    "train.init_checkpoint of a recipe with TimmBackbone (docs/pretrained.md), without conversion"
+)
+
 _KINDS = (
+    _Kind(
+        _has_all("layers.0.blocks.0.attn.relative_position_bias_table"),
+        f"it is a Swin (layers.N.blocks.N.attn.relative_position_bias_table){_HIERARCHICAL}",
+    ),
+    _Kind(
+        _has("blocks.0.attn.pool_q.weight"),
+        f"it is an MViTv2 (blocks.N.attn.pool_q){_HIERARCHICAL}",
+    ),
     _Kind(
         _has("patch_embed.backbone."),
         "its patches come from a convolutional network (patch_embed.backbone: hybrids, ViTamin), "
