@@ -16,6 +16,7 @@ from vitdet_d2.backbones import PVT, MiT, PVTv2
 from vitdet_d2.backbones.pvt_sizes import mit_arguments, pvt_arguments, pvt_v2_arguments
 from vitdet_d2.pretrained import convert, load, pyramid_options
 from vitdet_d2.pretrained.container import unwrap
+from vitdet_d2.pretrained.pyramid_trunk import pyramid_trunk
 from vitdet_d2.pretrained.recognise import encoder_of
 
 
@@ -80,6 +81,9 @@ def test_every_key_is_accounted_for(name: str) -> None:
     assert len(state) == expected.keys
     encoder = encoder_of(name, unwrap(name, dict(state)))
     assert encoder.source.name == expected.source
+    trunk = pyramid_trunk(encoder.tensors)
+    assert trunk is not None
+    assert (trunk.size, trunk.closest) == (expected.size, expected.size)
     assert len(encoder.dropped) == expected.dropped
     assert len(encoder.tensors) == expected.keys - expected.dropped - expected.joined
 

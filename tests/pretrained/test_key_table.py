@@ -6,7 +6,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from vitdet_d2.pretrained.key_table import Halves, KeyTable, Part, Take, matches_any, rename
+from vitdet_d2.pretrained.key_table import (
+    KEYS_AND_VALUES,
+    Halves,
+    KeyTable,
+    Part,
+    Take,
+    matches_any,
+    rename,
+)
 
 TABLE: KeyTable = {
     "layer.{n}.norm.{rest}": "blocks.{n}.norm1.{rest}",
@@ -88,3 +96,16 @@ def test_patterns() -> None:
     assert not matches_any("ls1_gamma", ("ls1.gamma",)), "a point is a point"
     with pytest.raises(ValueError, match="expected the fields n, m and rest"):
         matches_any("a", ("{name}",))
+
+
+def test_keys_and_values_alone_are_joined_in_this_order() -> None:
+    table: KeyTable = {
+        "key.{rest}": Part("kv.{rest}", 1, parts=KEYS_AND_VALUES),
+        "value.{rest}": Part("kv.{rest}", 2, parts=KEYS_AND_VALUES),
+    }
+    both = rename({"value.weight": torch.ones(1, 2), "key.weight": torch.zeros(1, 2)}, table)
+    assert both.tensors["kv.weight"].tolist() == [[0, 0], [1, 1]]
+    assert not both.problems
+    half = rename({"value.bias": torch.ones(1)}, table)
+    assert half.problems == ["kv.bias: the file has no part for the keys"]
+    assert not half.zero_key_biases

@@ -48,6 +48,17 @@ def test_files_of_our_detectors_go_on(kind: str) -> None:
         assert torch.equal(second.state_dict()[name], value), name
 
 
+@pytest.mark.parametrize("prefix", ["backbone.bottom_up.", "bottom_up.", "module.backbone."])
+def test_a_backbone_below_a_prefix_is_taken_as_one(prefix: str) -> None:
+    made = load_pyramid("pvt_v2")
+    content = {prefix + name: value for name, value in made.state().items()}
+    for model in (detector_part("pvt_v2"), build("pvt_v2")):
+        report = load(model, "x.pth", content=content)
+        assert report.origin == "PVT v2"
+        assert "".join(report.wrappers) == prefix
+        made.assert_maps(model.backbone.bottom_up if hasattr(model, "backbone") else model)
+
+
 def test_detector_takes_a_backbone_with_its_neck() -> None:
     first, second = detector_part("mit"), detector_part("mit")
     golden.fill_model(first.backbone)
