@@ -37,4 +37,4 @@ model.head.input_shape = [ShapeSpec(channels=64)] * 3
 model.head.update(conv_dims=[64, 64, 64, 64], norm="GN", num_anchors=6)
 
 train.output_dir = "./runs/quickstart_retinanet_pvt"
-train.max_iter = 2000
+train.max_iter = 1000
