@@ -105,7 +105,7 @@ def test_a_small_one_trains_a_step() -> None:
     cfg = LazyConfig.apply_overrides(
         load("cascade_swin_b"),
         [
-            f"model.backbone.bottom_up.name={SWIN}",
+            f"model.backbone.bottom_up.name='{SWIN}'",
             "model.backbone.out_channels=256",
             "data.image_size=128",
             "model.roi_heads.batch_size_per_image=8",
