@@ -1,7 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 import pytest
+import torch
+from detectron2.config import LazyCall as L
+from detectron2.solver.build import get_default_optimizer_params
+from omegaconf import OmegaConf
+from torch import nn
 
+from vitdet_d2.engine.build import build_optimizer
+from vitdet_d2.errors import RecipeError
 from vitdet_d2.solver import get_vit_lr_decay_rate, layer_decay
+
+WITH_BLOCKS = nn.ModuleDict(
+    {"backbone": nn.ModuleDict({"blocks": nn.ModuleList(nn.Linear(2, 2) for _ in range(3))})}
+)
+WITHOUT_BLOCKS = nn.ModuleDict({"backbone": nn.ModuleDict({"block1": nn.Linear(2, 2)})})
 
 
 @pytest.mark.parametrize(
@@ -36,3 +48,28 @@ def test_default_is_no_decay():
 def test_rate_out_of_range_raises(rate):
     with pytest.raises(ValueError, match="expected 0 < lr_decay_rate <= 1"):
         layer_decay(rate, 12)
+
+
+def _optimizer(num_layers: int, rate: float = 0.5):
+    groups = L(get_default_optimizer_params)(
+        base_lr="${..lr}", lr_factor_func=L(layer_decay)(lr_decay_rate=rate, num_layers=num_layers)
+    )
+    return OmegaConf.create({"optimizer": L(torch.optim.AdamW)(params=groups, lr=1.0)})
+
+
+def test_backbone_without_numbered_blocks_is_refused():
+    with pytest.raises(RecipeError, match=r"layer decay of 0\.5 .* numbered .*lr_factor_func=null"):
+        build_optimizer(_optimizer(num_layers=12), WITHOUT_BLOCKS)
+    rates = {
+        group["lr"] for group in build_optimizer(_optimizer(12, 1.0), WITHOUT_BLOCKS).param_groups
+    }
+    assert rates == {1.0}
+
+
+@pytest.mark.parametrize(("num_layers", "warned"), [(3, False), (12, True), (2, True)])
+def test_another_depth_is_said(num_layers, warned, caplog):
+    optimizer = build_optimizer(_optimizer(num_layers), WITH_BLOCKS)
+    last = max(group["lr"] for group in optimizer.param_groups)
+    assert last == 0.5 ** (num_layers - 2)
+    text = f"learns at {last:.3g} of the full rate in place of 0.5; set"
+    assert (text in caplog.text and "num_layers=3" in caplog.text) == warned

@@ -22,6 +22,7 @@ from vitdet_d2.engine.block_options import checkpoint_activations, compile_block
 from vitdet_d2.engine.ema import WeightAverage
 from vitdet_d2.engine.settings import TrainSettings
 from vitdet_d2.errors import RecipeError
+from vitdet_d2.solver.layer_decay import check_layer_decay
 
 logger = logging.getLogger(__name__)
 
@@ -144,8 +145,14 @@ def require_batch(cfg: DictConfig, settings: TrainSettings) -> None:
 
 
 def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """Instantiate ``cfg.optimizer``, whose ``params.model`` becomes the model."""
+    """Instantiate ``cfg.optimizer``, whose ``params.model`` becomes the model.
+
+    Raises:
+        RecipeError: its learning rates decay by layers that the model does not have.
+    """
     node = _editable(cfg.optimizer)
+    factor = instantiate(OmegaConf.select(node, "params.lr_factor_func"))
+    check_layer_decay(factor, (name for name, _ in model.named_parameters()))
     node.params.model = model
     return instantiate(node)
 

@@ -7,9 +7,15 @@ detectron2/modeling/backbone/vit.py.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
+from typing import Any
+
+from vitdet_d2.errors import RecipeError
+
+logger = logging.getLogger(__name__)
 
 # The last one is ours alone: Detectron2's ViT has no such parameters.
 _EMBEDDINGS = (".pos_embed", ".patch_embed", ".norm_pre.")
@@ -66,3 +72,38 @@ def layer_decay(lr_decay_rate: float, num_layers: int) -> Callable[[str], float]
     if not 0.0 < lr_decay_rate <= 1.0:
         raise ValueError(f"lr_decay_rate: expected 0 < lr_decay_rate <= 1, got {lr_decay_rate}")
     return partial(get_vit_lr_decay_rate, lr_decay_rate=lr_decay_rate, num_layers=num_layers)
+
+
+def check_layer_decay(factor: Any, names: Iterable[str]) -> None:
+    """Compare a layer decay with the backbone that it is for.
+
+    A backbone without numbered blocks would have its embeddings decayed and nothing else; one of
+    another depth would learn faster or slower than the recipe says.
+
+    Args:
+        factor: of a recipe, by the parameter's name; Detectron2's layer decay and ours are looked
+            at, anything else passes.
+        names: of the detector's parameters.
+
+    Raises:
+        RecipeError: the backbone has no numbered blocks.
+    """
+    if not isinstance(factor, partial) or factor.func.__name__ != get_vit_lr_decay_rate.__name__:
+        return
+    rate, wanted = factor.keywords.get("lr_decay_rate", 1.0), factor.keywords.get("num_layers", 12)
+    if rate == 1.0:
+        return
+    found = count_layers(names)
+    if found == 0:
+        raise RecipeError(
+            f"optimizer.params.lr_factor_func: a layer decay of {rate:g} is for backbones with "
+            "numbered blocks (backbone.*.blocks.N.*), such as plain ViTs; this one has none. Set "
+            "optimizer.params.lr_factor_func=null"
+        )
+    if found != wanted:
+        logger.warning(
+            "optimizer.params.lr_factor_func: num_layers=%d, but the backbone has %d blocks: its "
+            "last one learns at %.3g of the full rate in place of %.3g; set "
+            "optimizer.params.lr_factor_func.num_layers=%d",
+            wanted, found, rate ** (wanted - found + 1), rate, found,
+        )  # fmt: skip
