@@ -16,11 +16,9 @@ from vitdet_d2.errors import WeightsError
 from vitdet_d2.pretrained.assign import assign
 from vitdet_d2.pretrained.container import Unwrapped
 from vitdet_d2.pretrained.detector import Matched
+from vitdet_d2.pretrained.placement import MIN_BACKBONE_SHARE
 from vitdet_d2.pretrained.report import LoadReport, summarise
 from vitdet_d2.pretrained.timm_names import TITLES, Found, find_tensors
-
-# Below this share of a backbone's tensors the file belongs to another model.
-MIN_SHARE = 0.95
 
 
 def named_for_detector(
@@ -120,7 +118,7 @@ def _check(path: str, matched: Matched, missing: list[str], backbone: TimmBackbo
             "recipe that it is for"
         )
     given = len(matched.tensors)
-    if given < MIN_SHARE * (given + len(missing)):
+    if given < MIN_BACKBONE_SHARE * (given + len(missing)):
         raise WeightsError(
             f"{path}: {len(missing)} of {given + len(missing)} tensors of timm model "
             f"{backbone.name!r} are not in the file, for example {', '.join(missing[:3])}; take "
