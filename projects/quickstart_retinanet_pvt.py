@@ -2,13 +2,13 @@
 """RetinaNet on PVT-Tiny on handwritten digits: minutes on two CPU cores, from scratch.
 
 Source: PVT, arXiv 2102.12122, its Tiny size whole; narrow heads and settings of our own.
-Data: as in `quickstart`: 192 px, 10 classes, 200 held-out images of digits never trained on.
+Data: as in `quickstart` at 128 px: 10 classes, 200 held-out images of digits never trained on.
 Measured here: see benchmarks/pvt_digits_cpu_202611.md.
 Command:
     python train_net.py --config-file projects/quickstart_retinanet_pvt.py
 
-What is small: images, 64 channels in pyramid and head, two convolutions in each of its halves,
-three levels with two sizes of anchors each.
+What is small: images, 64 channels in pyramid and head, three levels with two sizes of anchors each.
+Their strides are 4 to 16, not 8 to 128, since digits are small.
 """
 
 from detectron2.layers import ShapeSpec

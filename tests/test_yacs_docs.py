@@ -15,6 +15,7 @@ import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg, instantiate
 from detectron2.modeling import build_model
+from omegaconf import OmegaConf
 from torch import nn
 
 from tests.yacs_run import OVERRIDES, last_metrics, registered_toys
@@ -86,6 +87,27 @@ def test_the_file_is_the_recipe(cfg: CfgNode) -> None:
     recipe.optimizer.params.model = theirs
     expected = settings(instantiate(recipe.optimizer), theirs)
     assert settings(build_optimizer(cfg, ours), ours) == expected
+
+
+def test_the_retinanets_build(tmp_path: Path) -> None:
+    _, *blocks = re.findall(r"^```yaml\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 2
+    for text in blocks:
+        path = tmp_path / "retinanet.yaml"
+        path.write_text("VERSION: 2\n" + text.replace("PRETRAINED: true", "PRETRAINED: false"))
+        cfg = get_cfg()
+        add_vitdet_config(cfg)
+        cfg.merge_from_file(str(path))
+        cfg.MODEL.DEVICE = "meta"
+        recipe = load_recipe("retinanet_pvt_v2_b2", [])
+        with torch.device("meta"):
+            ours, theirs = build_model(cfg), instantiate(recipe.model)
+        cells, expected = (m.anchor_generator.num_anchors for m in (ours, theirs))
+        assert list(cells) == list(expected) == [9] * 5
+        for key in ("pixel_mean", "pixel_std", "input_format"):
+            wanted = OmegaConf.select(recipe, f"model.{key}")
+            found = {"input_format": cfg.INPUT.FORMAT}.get(key, cfg.MODEL.get(key.upper()))
+            assert found == wanted, key
 
 
 def test_the_script_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,6 +141,17 @@ def test_frozen_stays_through_training() -> None:
         assert torch.equal(value, before[key]) is key.startswith(frozen), key
 
 
+def test_frozen_stays_where_norms_are_replaced() -> None:
+    with torch.device("meta"):
+        net = TimmBackbone("resnet18", frozen_stages=2)
+    net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    net.train()
+    norms = [m for m in net.modules() if isinstance(m, nn.SyncBatchNorm)]
+    # That of the stem, and two in each of two blocks.
+    assert [m.training for m in norms] == [False] * 5 + [True] * (len(norms) - 5)
+    assert len(norms) == 20
+
+
 def test_frozen_before_weights_are_loaded_takes_them() -> None:
     net, other = TimmBackbone(RESNET, frozen_stages=1), TimmBackbone(RESNET)
     net.load_state_dict(other.state_dict())
@@ -199,6 +210,9 @@ def test_fixed_models_take_their_size_alone() -> None:
             r"out_indices=\[1, 5\]: .*0: act1 \(stride 2, 64 channels\).*numbers of 0 to 4",
         ),
         ({"name": "resnet18", "out_indices": ()}, r"out_indices=\[\]: .*give numbers of 0 to 4"),
+        ({"name": "resnet18", "out_indices": 3}, r"out_indices: expected a list of .*, got 3"),
+        ({"name": "resnet18", "out_indices": ("layer1",)}, r"out_indices: expected .*'layer1'"),
+        ({"name": "resnet18", "drop_path_rate": 1.5}, r"0 <= drop_path_rate < 1, got 1.5"),
         ({"name": "resnet18", "out_indices": (2, 1)}, r"expected increasing numbers, got \[2, 1\]"),
         ({"name": "resnet18", "frozen_stages": 6}, r"frozen_stages=6: .* has 5 levels up to"),
         (

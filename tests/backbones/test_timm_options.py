@@ -89,6 +89,25 @@ def test_retinanet_stands_on_it(cfg: CfgNode) -> None:
     assert result["instances"].image_size == (60, 90)
 
 
+def test_retinanet_without_its_top_block_says_what_to_set(cfg: CfgNode) -> None:
+    cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
+    cfg.MODEL.RETINANET.IN_FEATURES = ["p3", "p4", "p5", "p6", "p7"]
+    with pytest.raises(
+        RecipeError, match=r"has no 'p7', its levels are p2, .*MODEL.TIMM.TOP_BLOCK: LastLevelP6P7"
+    ):
+        build_backbone(cfg)
+
+
+def test_all_that_learns_has_a_gradient(cfg: CfgNode) -> None:
+    """A norm of a map that the pyramid does not read would stop training on several GPUs."""
+    cfg.MODEL.TIMM.TOP_BLOCK, cfg.MODEL.TIMM.OUT_NORM = "LastLevelP6P7", "LN"
+    net = build_backbone(cfg)
+    sum(m.sum() for m in net(torch.randn(1, 3, 64, 96)).values()).backward()
+    assert [n for n, p in net.named_parameters() if p.requires_grad and p.grad is None] == []
+    still = [name for name, p in net.named_parameters() if not p.requires_grad]
+    assert still == ["bottom_up.norm0.weight", "bottom_up.norm0.bias"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

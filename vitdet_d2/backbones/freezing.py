@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 
-def freeze_upstream(model: nn.Module, make_map: Callable[[], Tensor]) -> list[nn.Module]:
+def freeze_upstream(model: nn.Module, make_map: Callable[[], Tensor]) -> list[str]:
     """Take the gradient from every parameter that a map depends on.
 
     Args:
@@ -21,8 +21,9 @@ def freeze_upstream(model: nn.Module, make_map: Callable[[], Tensor]) -> list[nn
         make_map: runs a part of the model that ends in the map.
 
     Returns:
-        The largest modules of which all parameters are frozen, which belong into evaluation mode:
-        otherwise batch norms go on counting and drop path goes on dropping.
+        Names of the largest modules of which all parameters are frozen, which belong into
+        evaluation mode: otherwise batch norms go on counting and drop path goes on dropping. Names,
+        since a norm may be replaced by a synchronised one later.
     """
     was_training = model.training
     model.eval()  # statistics and random numbers stay as they are
@@ -37,8 +38,12 @@ def freeze_upstream(model: nn.Module, make_map: Callable[[], Tensor]) -> list[nn
     return _frozen_modules(model)
 
 
-def _frozen_modules(model: nn.Module) -> list[nn.Module]:
+def _frozen_modules(model: nn.Module, name: str = "") -> list[str]:
     parameters = list(model.parameters())
     if parameters and not any(parameter.requires_grad for parameter in parameters):
-        return [model]
-    return [found for child in model.children() for found in _frozen_modules(child)]
+        return [name]
+    return [
+        found
+        for key, child in model.named_children()
+        for found in _frozen_modules(child, f"{name}.{key}" if name else key)
+    ]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+from vitdet_d2.backbones.fpn_options import PYRAMID_DEFAULTS
 from vitdet_d2.backbones.mit import MiT
 from vitdet_d2.backbones.option_checks import by_name, check_options
 from vitdet_d2.backbones.pvt import PVT
@@ -45,13 +46,8 @@ KINDS = {
 }
 # What the builder sets itself.
 _NO_OPTIONS = frozenset({"self", "return", "in_chans"})
-# Beside the constructors' arguments; the last two belong to the pyramid above the backbone.
-_OWN: dict[str, Any] = {
-    "KIND": "pvt",
-    "SIZE": "",
-    "TOP_BLOCK": "LastLevelMaxPool",
-    "SQUARE_PAD": 0,
-}
+# Beside the constructors' arguments.
+_OWN: dict[str, Any] = {"KIND": "pvt", "SIZE": "", **PYRAMID_DEFAULTS}
 
 
 def pvt_defaults() -> dict[str, Any]:
@@ -98,16 +94,6 @@ def pvt_from_options(given: Mapping[str, Any], in_chans: int) -> PyramidTransfor
         )
     of_size = _of_size(kind, options["SIZE"], chosen)
     return kind.build(**{**chosen, **of_size}, in_chans=in_chans)
-
-
-def pvt_neck_options(given: Mapping[str, Any]) -> tuple[str, int]:
-    """Return the name of the top block, and the side of the square that images are padded to.
-
-    Args:
-        given: ``MODEL.PVT``, in upper case.
-    """
-    options = {**_OWN, **given}
-    return options["TOP_BLOCK"], options["SQUARE_PAD"]
 
 
 def _own_arguments(kind: _Kind) -> set[str]:

@@ -19,10 +19,10 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.backbone import BACKBONE_REGISTRY, FPN
 
 from vitdet_d2.backbones.fpn_options import fpn_from_options
-from vitdet_d2.backbones.pvt_options import pvt_from_options, pvt_neck_options
+from vitdet_d2.backbones.pvt_options import pvt_from_options
 from vitdet_d2.backbones.pyramid_transformer import PyramidTransformer
 from vitdet_d2.backbones.timm_backbone import TimmBackbone
-from vitdet_d2.backbones.timm_options import pyramid_options, timm_arguments_from_options
+from vitdet_d2.backbones.timm_options import timm_arguments_from_options
 from vitdet_d2.backbones.vit import ViT
 from vitdet_d2.backbones.yacs_options import (
     sfp_arguments_from_options,
@@ -114,15 +114,15 @@ def build_timm_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
         RecipeError: an option is unknown, or has a wrong value.
     """
     bottom_up = build_timm_backbone(cfg, input_shape)
-    top_block, square_pad = pyramid_options(cfg.MODEL.TIMM)
-    square_of_model = bottom_up.padding_constraints.get("square_size", 0)
-    return fpn_from_options(
+    pyramid = fpn_from_options(
         cfg,
         bottom_up,
-        top_block=top_block,
-        square_pad=square_pad or square_of_model,
-        where="MODEL.TIMM.TOP_BLOCK",
+        cfg.MODEL.TIMM,
+        "MODEL.TIMM",
+        square_of_model=bottom_up.padding_constraints.get("square_size", 0),
     )
+    bottom_up.freeze_norms(set(bottom_up.output_shape()) - set(pyramid.in_features))
+    return pyramid
 
 
 def build_pvt_backbone(cfg: Any, input_shape: ShapeSpec) -> PyramidTransformer:
@@ -161,14 +161,7 @@ def build_pvt_fpn_backbone(cfg: Any, input_shape: ShapeSpec) -> FPN:
         RecipeError: an option is unknown, or has a wrong value.
     """
     bottom_up = build_pvt_backbone(cfg, input_shape)
-    top_block, square_pad = pvt_neck_options(cfg.MODEL.PVT)
-    return fpn_from_options(
-        cfg,
-        bottom_up,
-        top_block=top_block,
-        square_pad=square_pad,
-        where="MODEL.PVT.TOP_BLOCK",
-    )
+    return fpn_from_options(cfg, bottom_up, cfg.MODEL.PVT, "MODEL.PVT")
 
 
 BUILDERS = (

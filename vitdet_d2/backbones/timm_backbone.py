@@ -7,7 +7,7 @@ Shape legend: ``B`` images, ``C`` channels of a map, ``H, W`` its sides.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -107,7 +107,7 @@ class TimmBackbone(Backbone):
             norm = out_norm(level.channels)
             self.add_module(f"norm{level.index}", norm)
             self._norms.append(norm)
-        self._frozen: list[nn.Module] = []
+        self._frozen: list[str] = []
         self._image_shape = (in_chans, *(size or architecture.made_for))
         self.frozen_stages = 0
         self.freeze_stages(frozen_stages)
@@ -142,8 +142,8 @@ class TimmBackbone(Backbone):
         if self.img_size is not None and size != self.img_size:
             raise RecipeError(
                 f"timm model {self.name!r} is built for images of {self.img_size[0]}x"
-                f"{self.img_size[1]} alone, got {size[0]}x{size[1]}; pad them (FPN's square_pad), "
-                "or build it with another img_size"
+                f"{self.img_size[1]} alone, got {size[0]}x{size[1]}; pad them (FPN's square_pad, "
+                "for a square), or build it with another img_size"
             )
         maps = self._maps(x, self._indices)
         self._check(maps, size)
@@ -158,8 +158,8 @@ class TimmBackbone(Backbone):
             mode: training, or evaluation.
         """
         super().train(mode)
-        for module in self._frozen:
-            module.eval()
+        for name in self._frozen:
+            self.net.get_submodule(name).eval()
         return self
 
     @property
@@ -201,6 +201,16 @@ class TimmBackbone(Backbone):
         self._frozen = freeze_upstream(self.net, lambda: self._maps(image, [count - 1])[0])
         self.frozen_stages = count
         self.train(self.training)
+
+    def freeze_norms(self, names: Collection[str]) -> None:
+        """Exclude the norms of maps that nobody reads from training; they would get no gradient.
+
+        Args:
+            names: of maps; those without a norm are left as they are.
+        """
+        for name, norm in zip(self._out_features, self._norms, strict=False):
+            if name in names:
+                norm.requires_grad_(False)
 
     def _maps(self, x: Tensor, indices: list[int]) -> list[Tensor]:
         """Run the model up to the last of some levels.

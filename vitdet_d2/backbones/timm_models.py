@@ -114,11 +114,16 @@ def build_model(
         img_size: height and width, for a fixed model; None: any.
 
     Raises:
-        RecipeError: the model has no such option, or no weights, or they cannot be had now.
+        RecipeError: the model has no such option, or not with this value, or no weights, or they
+            cannot be had now.
     """
     arguments: dict[str, Any] = {"in_chans": in_chans}
     if drop_path_rate is not None:
         _require_argument(architecture, "drop_path_rate", "leave it out (None)")
+        if not 0.0 <= drop_path_rate < 1.0:
+            raise RecipeError(
+                f"drop_path_rate: expected 0 <= drop_path_rate < 1, got {drop_path_rate}"
+            )
         arguments["drop_path_rate"] = drop_path_rate
     arguments.update(_size_arguments(architecture, img_size))
     if pretrained:
@@ -150,11 +155,14 @@ def choose_levels(
             last level of each of the strides 4, 8, 16 and 32 that the model has.
 
     Raises:
-        RecipeError: there are no such levels, they do not increase, or the model is a plain one.
+        RecipeError: these are no numbers, there are no such levels, they do not increase, or the
+            model is a plain one.
     """
     levels = architecture.levels
     if out_indices is None:
         return _detection_levels(architecture)
+    if isinstance(out_indices, int | str) or not all(isinstance(i, int) for i in out_indices):
+        raise RecipeError(f"out_indices: expected a list of whole numbers, got {out_indices!r}")
     wrong = [i for i in out_indices if not -len(levels) <= i < len(levels)]
     if wrong or not out_indices:
         raise RecipeError(

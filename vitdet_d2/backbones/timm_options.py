@@ -7,6 +7,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, get_type_hints
 
+from vitdet_d2.backbones.fpn_options import PYRAMID_DEFAULTS
 from vitdet_d2.backbones.option_checks import check_options
 from vitdet_d2.backbones.timm_backbone import TimmBackbone
 from vitdet_d2.errors import RecipeError
@@ -15,14 +16,7 @@ from vitdet_d2.layers.norm import layer_norm
 # What the builder sets itself.
 _NO_OPTIONS = frozenset({"self", "return", "in_chans"})
 # In place of the class `out_norm`, and what belongs to the pyramid.
-_OWN: dict[str, Any] = {
-    "NAME": "",
-    "OUT_NORM": "",
-    "NORM_EPS": 1e-5,
-    "TOP_BLOCK": "LastLevelMaxPool",
-    "SQUARE_PAD": 0,
-}
-_OF_PYRAMID = ("TOP_BLOCK", "SQUARE_PAD")
+_OWN: dict[str, Any] = {"NAME": "", "OUT_NORM": "", "NORM_EPS": 1e-5, **PYRAMID_DEFAULTS}
 
 
 def timm_defaults() -> dict[str, Any]:
@@ -60,16 +54,6 @@ def timm_arguments_from_options(given: Mapping[str, Any]) -> dict[str, Any]:
     if norm not in ("", "LN"):
         raise RecipeError(f"MODEL.TIMM.OUT_NORM: expected '' or 'LN', got {norm!r}")
     arguments = {
-        option.lower(): value for option, value in options.items() if option not in _OF_PYRAMID
+        option.lower(): value for option, value in options.items() if option not in PYRAMID_DEFAULTS
     }
     return {**arguments, "out_norm": layer_norm(eps) if norm else None}
-
-
-def pyramid_options(given: Mapping[str, Any]) -> tuple[str, int]:
-    """Return the name of the top block, and the side of the square that images are padded to.
-
-    Args:
-        given: ``MODEL.TIMM``, in upper case.
-    """
-    options = {**_OWN, **given}
-    return options["TOP_BLOCK"], options["SQUARE_PAD"]
