@@ -166,5 +166,7 @@ def test_the_state_dict_of_a_backbone_goes_back_into_it() -> None:
 @pytest.mark.parametrize(("file", "kind"), [("swin_b", "a Swin"), ("mvitv2_b", "an MViTv2")])
 def test_a_plain_vit_says_where_they_go(file: str, kind: str) -> None:
     vit = ViT(img_size=32, embed_dim=8, depth=1, num_heads=1)
-    with pytest.raises(WeightsError, match=rf"it is {kind} .* no plain ViT; .* with TimmBackbone"):
+    with pytest.raises(
+        WeightsError, match=rf"it is {kind} .* neither a plain ViT nor a PVT .* with TimmBackbone"
+    ):
         load(vit, "x.pth", content={"model": key_lists.read(file, OFFICIAL)})

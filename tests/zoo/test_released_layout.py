@@ -90,6 +90,25 @@ CONFUSED = {
         r"tensors of the model are not in the file: .*use --config-file cascade_vitdet_b$"
     ),
     ("vitdet_b", "cascade_vitdet_b"): r"not in the file: .*use --config-file vitdet_b$",
+    ("lvis_cascade_swin_b", "cascade_swin_b"): (
+        r"these are LVIS weights \(1203 classes: lvis_cascade_swin_b\) under a COCO recipe \(80 "
+        r"classes: cascade_swin_b\); use --config-file lvis_cascade_swin_b,"
+    ),
+    ("cascade_swin_l", "cascade_swin_b"): (
+        r"Swin of width 192, depth 24 in the file, Swin of width 128, depth 24 in the model\); the "
+        r"shapes are those of Swin-L \(192/24\): use --config-file cascade_swin_l$"
+    ),
+    ("cascade_mvitv2_l", "cascade_mvitv2_b"): (
+        r"not those of timm model 'mvitv2_base_cls'.*; the shapes are those of MViTv2-L "
+        r"\(144/48\): use --config-file cascade_mvitv2_l$"
+    ),
+    ("cascade_mvitv2_b", "cascade_vitdet_b"): (
+        r"MViTv2 of width 96, depth 24 in the file, ViT of width 768, .*: use --config-file "
+        r"cascade_mvitv2_b$"
+    ),
+    ("cascade_vitdet_b", "cascade_swin_b"): (
+        r"the shapes are those of ViT-B \(768/12\): use --config-file cascade_vitdet_b$"
+    ),
     ("vitdet_b", "lvis_cascade_vitdet_b"): r"these are COCO weights \(80 classes: vitdet_b\) under",
 }
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from vitdet_d2.pretrained.comparison_trunk import comparison_trunk
 from vitdet_d2.pretrained.plain_trunk import plain_trunk
 from vitdet_d2.pretrained.pyramid_trunk import pyramid_trunk
 from vitdet_d2.pretrained.trunk import Heads, Trunk
@@ -74,7 +75,9 @@ def identify(state: Mapping[str, Tensor]) -> Identity:
     Args:
         state: of a detector, or of a bare backbone.
     """
-    return Identity(trunk=plain_trunk(state) or pyramid_trunk(state), heads=_heads(state))
+    # A Swin and an MViTv2 have the first kernel of a plain ViT, too.
+    trunk = comparison_trunk(state) or plain_trunk(state) or pyramid_trunk(state)
+    return Identity(trunk=trunk, heads=_heads(state))
 
 
 def _heads(state: Mapping[str, Tensor]) -> Heads | None:

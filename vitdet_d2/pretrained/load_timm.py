@@ -16,6 +16,7 @@ from vitdet_d2.errors import WeightsError
 from vitdet_d2.pretrained.assign import assign
 from vitdet_d2.pretrained.container import Unwrapped
 from vitdet_d2.pretrained.detector import Matched
+from vitdet_d2.pretrained.identity import identify, size_advice
 from vitdet_d2.pretrained.placement import MIN_BACKBONE_SHARE
 from vitdet_d2.pretrained.report import LoadReport, summarise
 from vitdet_d2.pretrained.timm_names import TITLES, Found, find_tensors
@@ -41,7 +42,7 @@ def named_for_detector(
     found = find_tensors(backbone, file.state)
     if found is None:
         return file, ()
-    _refuse_unknown(path, found, backbone)
+    _refuse_unknown(path, file, found, backbone)
     state = {**found.beside, **{prefix + name: value for name, value in found.tensors.items()}}
     return dataclasses.replace(file, state=state), tuple(found.dropped)
 
@@ -76,7 +77,7 @@ def load_timm_encoder(
             f"{', '.join(list(backbone.net.state_dict())[:3])}, ...; take the recipe that these "
             "weights are for"
         )
-    _refuse_unknown(path, found, backbone)
+    _refuse_unknown(path, file, found, backbone)
     own = backbone.state_dict()
     matched = Matched()
     for name, value in found.tensors.items():
@@ -90,17 +91,18 @@ def load_timm_encoder(
     return report
 
 
-def _refuse_unknown(path: str, found: Found, backbone: TimmBackbone) -> None:
+def _refuse_unknown(path: str, file: Unwrapped, found: Found, backbone: TimmBackbone) -> None:
     """Refuse a file with names that neither the model nor its whole class has.
 
     Raises:
         WeightsError: there are some.
     """
     if found.unknown:
+        advice = size_advice(identify(file.state), identify(backbone.state_dict()))
         raise WeightsError(
             f"{path}: read as {TITLES[found.layout]}, {len(found.unknown)} names are not those of "
             f"timm model {backbone.name!r}: {summarise(found.unknown)}, for example "
-            f"{', '.join(found.unknown[:3])}; take the recipe that these weights are for"
+            f"{', '.join(found.unknown[:3])}; {advice}"
         )
 
 

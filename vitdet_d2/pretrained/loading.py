@@ -285,8 +285,8 @@ def _check_family(path: str, encoder: Encoder, family: Family, ours: Identity) -
     if theirs is not family:
         advice = size_advice(identify(encoder.tensors), ours)
         raise WeightsError(
-            f"{path}: {encoder.source.title} is {theirs.title}, which {theirs.takers} takes, and "
-            f"the backbone of the model is {family.title}; {advice}"
+            f"{path}: {encoder.source.title} goes into {theirs.takers}, and the backbone of the "
+            f"model is {family.title}; {advice}"
         )
 
 

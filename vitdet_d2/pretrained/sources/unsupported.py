@@ -56,8 +56,9 @@ def _has_rotary_positions_alone(file: Unwrapped) -> bool:
 
 
 _HIERARCHICAL = (
-    ", which is no plain ViT; it goes as it is into a model of timm: give it to "
-    "train.init_checkpoint of a recipe with TimmBackbone (docs/pretrained.md), without conversion"
+    ", which neither a plain ViT nor a PVT can be; it goes as it is into a model of timm: give it "
+    "to train.init_checkpoint of a recipe with TimmBackbone (docs/pretrained.md), without "
+    "conversion"
 )
 
 _KINDS = (
