@@ -104,6 +104,13 @@ def test_the_retinanets_build(tmp_path: Path) -> None:
             ours, theirs = build_model(cfg), instantiate(recipe.model)
         cells, expected = (m.anchor_generator.num_anchors for m in (ours, theirs))
         assert list(cells) == list(expected) == [9] * 5
+        if "PVT" in text:
+            recipe.optimizer.params.model = theirs
+            expected = settings(instantiate(recipe.optimizer), theirs)
+            assert settings(build_optimizer(cfg, ours), ours) == expected
+            mine, wanted = plain_attributes(ours), plain_attributes(theirs)
+            differing = {k for k in mine.keys() | wanted.keys() if mine.get(k) != wanted.get(k)}
+            assert not differing
         for key in ("pixel_mean", "pixel_std", "input_format"):
             wanted = OmegaConf.select(recipe, f"model.{key}")
             found = {"input_format": cfg.INPUT.FORMAT}.get(key, cfg.MODEL.get(key.upper()))
