@@ -117,6 +117,20 @@ def test_the_retinanets_build(tmp_path: Path) -> None:
             assert found == wanted, key
 
 
+def test_mask_rcnn_stands_on_the_other_backbone(cfg: CfgNode) -> None:
+    """As the text above RetinaNet's file says: its backbone in the first file."""
+    text = re.findall(r"^```yaml\n(.*?)^```", TEXT, flags=re.MULTILINE | re.DOTALL)[-1]
+    node = yaml.safe_load(text)["MODEL"]
+    cfg.MODEL.BACKBONE.NAME = node["BACKBONE"]["NAME"]
+    cfg.MODEL.PVT.merge_from_other_cfg(CfgNode(node["PVT"]))
+    cfg.MODEL.PVT.TOP_BLOCK = "LastLevelMaxPool"
+    cfg.MODEL.DEVICE = "meta"
+    with torch.device("meta"):
+        model = build_model(cfg)
+    assert list(model.backbone.output_shape()) == ["p2", "p3", "p4", "p5", "p6"]
+    assert model.roi_heads.mask_on
+
+
 def test_the_script_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "train_yacs.py"
     script.write_text(block("python"))
