@@ -45,6 +45,11 @@ def test_plain_vits_are_none() -> None:
     assert str(identify(state)) == "ViT of width 192, depth 12, patch 16"
 
 
+@pytest.mark.parametrize("name", ["swinv2_tiny_window8_256", "pvt_v2_b0"])
+def test_other_models_with_stages_are_no_plain_vits(name: str) -> None:
+    assert identify(state_of(name)).trunk is None
+
+
 def test_what_fits_is_of_the_same_kind_and_size() -> None:
     swin = ComparisonTrunk(kind="swin", width=96, depth=24)
     deeper = dataclasses.replace(swin, depth=26)

@@ -8,7 +8,7 @@ import torch
 from detectron2.config import instantiate
 from torch import nn
 
-from tests.pretrained import golden
+from tests.pretrained import golden, key_lists
 from tests.pretrained.pyramid_detector import detector_part, released
 from tests.pretrained.pyramid_golden import OURS, build, load_pyramid
 from vitdet_d2.engine.recipes import load_recipe
@@ -91,11 +91,25 @@ def test_the_recipe_for_the_weights_is_named(recipe: str, file: str, advice: str
         load(model, "x.pth", content=released(file))
 
 
+def test_a_mit_goes_where_a_pvt_v2_is() -> None:
+    """By the overrides of docs/pretrained.md."""
+    node = "model.backbone.bottom_up"
+    overrides = [
+        f"{node}._target_=vitdet_d2.backbones.MiT", f"{node}.mlp_ratios=[4,4,4,4]",
+        f"~{node}.linear",
+    ]  # fmt: skip
+    cfg = load_recipe("mask_rcnn_pvt_v2_b2", overrides)
+    with torch.device("meta"):
+        backbone = instantiate(cfg.model.backbone.bottom_up)
+    report = load(backbone, "x.pth", content=dict(key_lists.read("pyramids/mit_b2")))
+    assert report.verdict.startswith("all that MiT supplies: 332 of 332")
+
+
 def test_detectors_with_other_heads_are_named() -> None:
     with torch.device("meta"):
-        dense, masks = (
+        dense, masks, plain = (
             instantiate(load_recipe(name, []).model)
-            for name in ("retinanet_pvt_tiny", "mask_rcnn_pvt_tiny")
+            for name in ("retinanet_pvt_tiny", "mask_rcnn_pvt_tiny", "vitdet_b")
         )
         overrides = ["model.num_classes=5"]
         five = instantiate(load_recipe("retinanet_pvt_tiny", overrides).model)
@@ -110,3 +124,9 @@ def test_detectors_with_other_heads_are_named() -> None:
     )
     with pytest.raises(WeightsError, match=message):
         load(dense, "x.pth", content=dict(five.state_dict()), strict_heads=True)
+    message = (
+        r"no tensor has a name of the model's\..*ViT of width 768, depth 12, patch 16 in the file, "
+        r"PVT of widths .* in the model; .*: use --config-file vitdet_b$"
+    )
+    with pytest.raises(WeightsError, match=message):
+        load(dense, "x.pth", content=dict(plain.state_dict()))

@@ -326,18 +326,21 @@ def _load_detector(
     path: str, model: nn.Module, own: Mapping[str, Tensor], file: Unwrapped, choices: Choices
 ) -> LoadReport:
     matched = match(own, file.state)
+    theirs, ours = identify(file.state), identify(own)
     if not matched.tensors and not matched.mismatched:
+        advice = "take the recipe that these weights are for"
+        if theirs.trunk != ours.trunk:
+            advice = f"{theirs} in the file, {ours} in the model; {size_advice(theirs, ours)}"
         raise WeightsError(
             f"{path}: no tensor has a name of the model's. The file has "
             f"{', '.join(list(file.state)[:3])}, ..., the model {', '.join(list(own)[:3])}, ...; "
-            "take the recipe that these weights are for"
+            f"{advice}"
         )
     absent = matched.absent(own)
     missing = [name for name in absent if name in matched.backbone]
     wrong = [found for found in matched.mismatched if found[0] in matched.backbone]
     covered = len(matched.backbone & matched.tensors.keys())
     share = covered / len(matched.backbone)
-    theirs, ours = identify(file.state), identify(own)
     check_places(path, matched.unexpected, theirs, ours)
     if choices.allow_partial:
         if theirs.trunk and ours.trunk:

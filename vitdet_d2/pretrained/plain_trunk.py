@@ -80,9 +80,14 @@ def plain_trunk(state: Mapping[str, Tensor]) -> PlainTrunk | None:
     Args:
         state: of a detector, or of a bare ViT.
     """
-    stems = (v for name, v in state.items() if name.endswith(PLAIN_VIT.stem) and v.dim() == 4)
-    stem = next(stems, None)
-    if stem is None:
+    stems = (n for n, v in state.items() if n.endswith(PLAIN_VIT.stem) and v.dim() == 4)
+    name = next(stems, None)
+    if name is None:
         return None
-    depth = len({number for name in state for number in _BLOCK.findall(name)})
-    return PlainTrunk(width=stem.shape[0], depth=depth, patch=stem.shape[-1])
+    blocks = [name for name in state if _BLOCK.search(name)]
+    # Hierarchical backbones have such patches, and their blocks in stages.
+    place = f"{name.removesuffix(PLAIN_VIT.stem)}blocks."
+    if blocks and not any(block.startswith(place) for block in blocks):
+        return None
+    depth = len({number for block in blocks for number in _BLOCK.findall(block)})
+    return PlainTrunk(width=state[name].shape[0], depth=depth, patch=state[name].shape[-1])
