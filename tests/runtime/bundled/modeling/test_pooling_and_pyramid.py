@@ -163,6 +163,8 @@ def test_fpn_names_a_wrong_argument() -> None:
         FPN(_Strides(), ["c3", "c5"], 2)
     with pytest.raises(ValueError, match="fuse_type: expected 'sum' or 'avg', got 'max'"):
         FPN(_Strides(), ["c3"], 2, fuse_type="max")
+    with pytest.raises(ValueError, match=r"in_features: .* no map 'c9'; expected some of .*c3"):
+        FPN(_Strides(), ["c3", "c9"], 2)
 
 
 def _detections() -> Instances:

@@ -50,13 +50,14 @@ class FPN(Backbone):
             square_pad: > 0 pads images to squares of this side, in pixels.
 
         Raises:
-            ValueError: no features, strides that do not double, an unknown ``fuse_type``, or a
-                ``top_block`` that reads a map that is not there.
+            ValueError: no features, one that the backbone has not, strides that do not double, an
+                unknown ``fuse_type``, or a ``top_block`` that reads a map that is not there.
         """
         super().__init__()
         if fuse_type not in ("sum", "avg"):
             raise ValueError(f"fuse_type: expected 'sum' or 'avg', got {fuse_type!r}")
         shapes = bottom_up.output_shape()
+        _require_maps(in_features, list(shapes))
         strides = [shapes[name].stride or 0 for name in in_features]
         if not all(strides) or not strides or any(b != 2 * a for a, b in pairwise(strides)):
             raise ValueError(f"in_features: expected strides that double, got {strides}")
@@ -165,6 +166,20 @@ class LastLevelMaxPool(nn.Module):
             One map, ``(N, C, ceil(H / 2), ceil(W / 2))``.
         """
         return [F.max_pool2d(x, kernel_size=1, stride=2, padding=0)]
+
+
+def _require_maps(names: Sequence[str], known: Sequence[str]) -> None:
+    """Require maps that the backbone has.
+
+    Raises:
+        ValueError: one is not there.
+    """
+    missing = [name for name in names if name not in known]
+    if missing:
+        raise ValueError(
+            f"in_features: the backbone has no map {', '.join(map(repr, missing))}; expected some "
+            f"of {', '.join(known)}"
+        )
 
 
 class LastLevelP6P7(nn.Module):
