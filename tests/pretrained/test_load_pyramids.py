@@ -64,6 +64,14 @@ def test_families_do_not_mix() -> None:
         pyramid_options(golden.load_golden("mae").state())
 
 
+@pytest.mark.parametrize("prefix", ["", "backbone."])
+def test_names_of_the_toolboxes_own_classes_are_refused(prefix: str) -> None:
+    names = ("layers.0.0.projection.weight", "layers.0.1.0.attn.attn.in_proj_weight")
+    content = {"state_dict": {prefix + name: torch.zeros(1) for name in names}}
+    with pytest.raises(WeightsError, match=r"mmdetection's PVT .* take the file of the authors"):
+        load(build("pvt"), "x.pth", content=content)
+
+
 def test_stages_that_a_model_does_not_build_are_left_out() -> None:
     made = load_pyramid("pvt_v2")
     backbone = build("pvt_v2", out_features=("res2", "res3"))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ViTs that a plain ViT cannot be, each refused by what it has.
+"""Encoders that no backbone of ours can be, each refused by what it has.
 
 Some have no key of their own, and would be read as another source, with other features.
 
@@ -71,6 +71,12 @@ _KINDS = (
         f"it is an MViTv2 (blocks.N.attn.pool_q){_HIERARCHICAL}",
     ),
     _Kind(
+        _has("layers.0.0.projection.weight"),
+        "its names are those of mmdetection's PVT or mmsegmentation's MiT, which are classes of "
+        "their own (layers.N.0.projection) and are not read; take the file of the authors of PVT "
+        "or SegFormer (patch_embed1.proj), or of Hugging Face or timm",
+    ),
+    _Kind(
         _has("patch_embed.backbone."),
         "its patches come from a convolutional network (patch_embed.backbone: hybrids, ViTamin), "
         "which a plain ViT has not; take a model whose patches are cut out by one convolution",
@@ -124,7 +130,7 @@ _KINDS = (
 
 
 def reason_against(file: Unwrapped) -> str | None:
-    """Return why no plain ViT can be what a file holds; None: no such reason is known.
+    """Return why no backbone of ours can be what a file holds; None: no such reason is known.
 
     Args:
         file: unwrapped.
