@@ -335,7 +335,6 @@ def test_local_weights_that_cannot_be_had(
     )
     argv = ("eval", "--config-file", "recipe.py", "--weights")
     place.refuse(3, "vitdt_b: does not exist", "did you mean vitdet_b", argv=(*argv, "vitdt_b"))
-    place.refuse(2, "cascade_swin_b", argv=(*argv, "cascade_swin_b"))
 
 
 def test_bad_data_is_told_before_a_download(
