@@ -123,7 +123,7 @@ def test_importing_the_package_changes_nothing() -> None:
     assert (found["changed"], found["new"]) == ({}, [])
 
 
-def test_importing_every_module_registers_two_names_and_changes_nothing_else() -> None:
+def test_importing_every_module_registers_our_builders_and_changes_nothing_else() -> None:
     found = changes(
         "import vitdet_d2\n"
         "for info in pkgutil.walk_packages(vitdet_d2.__path__, 'vitdet_d2.'):\n"
@@ -133,7 +133,14 @@ def test_importing_every_module_registers_two_names_and_changes_nothing_else() -
         "        except ModuleNotFoundError as error:\n"
         "            assert error.name == 'cv2', error  # Detectron2's own visualizer needs it\n"
     )
-    assert found["new"] == ["build_vit_backbone", "build_vit_simple_feature_pyramid_backbone"]
+    assert found["new"] == [
+        "build_pvt_backbone",
+        "build_pvt_fpn_backbone",
+        "build_timm_backbone",
+        "build_timm_fpn_backbone",
+        "build_vit_backbone",
+        "build_vit_simple_feature_pyramid_backbone",
+    ]
     changed = dict(found["changed"])  # type: ignore[call-overload]
     registries = changed.pop("registries")
     assert all(name.endswith(".BACKBONE_REGISTRY") for name in registries)

@@ -72,6 +72,15 @@ def test_names_of_the_toolboxes_own_classes_are_refused(prefix: str) -> None:
         load(build("pvt"), "x.pth", content=content)
 
 
+def test_a_file_that_lost_its_positions_is_refused() -> None:
+    state = load_pyramid("pvt").state()
+    del state["pos_embed2"]
+    with pytest.raises(WeightsError, match=r"x\.pth: PVT: no pos_embed2, .* allow_partial=True"):
+        load(build("pvt"), "x.pth", content=state)
+    report = load(build("pvt"), "x.pth", content=state, allow_partial=True)
+    assert report.missing == ("pos_embed2",)
+
+
 def test_stages_that_a_model_does_not_build_are_left_out() -> None:
     made = load_pyramid("pvt_v2")
     backbone = build("pvt_v2", out_features=("res2", "res3"))

@@ -16,6 +16,7 @@ from vitdet_d2.pretrained.container import Unwrapped
 from vitdet_d2.pretrained.encoder import Encoder
 from vitdet_d2.pretrained.family import PYRAMID
 from vitdet_d2.pretrained.fit_pyramid import fit_pyramid, trained_pixels
+from vitdet_d2.pretrained.fitted import Fitted
 from vitdet_d2.pretrained.identity import Identity, identify
 from vitdet_d2.pretrained.placement import Placement, check_fitted
 from vitdet_d2.pretrained.pyramid_trunk import PyramidTrunk, known_heads, pyramid_trunk
@@ -59,6 +60,8 @@ def place_pyramid(
     _check_heads(path, encoder, backbone, trunk_of(path, encoder))
     fitted = fit_pyramid(path, encoder, names, position_grid=choices.position_grid)
     check_fitted(path, encoder, fitted, theirs, ours, choices)
+    if not choices.allow_partial:
+        _require_positions(path, encoder, fitted)
     moved = _moved_positions(encoder, names)
     return Placement(
         encoder=encoder, fitted=fitted, identity=theirs, alerts=tuple(filter(None, [moved]))
@@ -102,6 +105,21 @@ def _without_later_stages(encoder: Encoder, names: Mapping[str, Tensor]) -> Enco
         dropped=(*encoder.dropped, *beyond),
         notes=(*encoder.notes, note),
     )
+
+
+def _require_positions(path: str, encoder: Encoder, fitted: Fitted) -> None:
+    """Refuse a file without the positions of the model's stages: random ones spoil its features.
+
+    Raises:
+        WeightsError: some are missing.
+    """
+    lost = [name for name in fitted.missing if name.startswith("pos_embed")]
+    if lost:
+        raise WeightsError(
+            f"{path}: {encoder.source.title}: no {', '.join(lost)}, and its blocks were trained "
+            "with them; get the file again, or load it with allow_partial=True "
+            "(train.init_options.allow_partial=true), which leaves them at random"
+        )
 
 
 def _check_heads(path: str, encoder: Encoder, backbone: nn.Module, trunk: PyramidTrunk) -> None:
