@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,12 @@ assert vitdet_d2.__version__, "the package under test has no version"
 # These test the bundled package itself, and compare it with stored values of the original.
 if runtime.current().name != "bundled":
     collect_ignore = ["runtime/bundled"]
+
+
+def pytest_configure() -> None:
+    """Let interruptions through: shells start background jobs, and so tests, deaf to them."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
