@@ -101,12 +101,10 @@ class TimmBackbone(Backbone):
         self._out_features = [level.name for level in levels]
         self._out_feature_strides = {level.name: level.stride for level in levels}
         self._out_feature_channels = {level.name: level.channels for level in levels}
-        self._norms: list[nn.Module] = []
-        for level in levels if out_norm is not None else ():
-            assert out_norm is not None, "there are no levels to go through without it"
-            norm = out_norm(level.channels)
-            self.add_module(f"norm{level.index}", norm)
-            self._norms.append(norm)
+        self._has_norms = out_norm is not None
+        if out_norm is not None:
+            for level in levels:
+                self.add_module(f"norm{level.index}", out_norm(level.channels))
         self._frozen: list[str] = []
         self._image_shape = (in_chans, *(size or architecture.made_for))
         self.frozen_stages = 0
@@ -147,8 +145,8 @@ class TimmBackbone(Backbone):
             )
         maps = self._maps(x, self._indices)
         self._check(maps, size)
-        if self._norms:
-            maps = [_normalise(norm, m) for norm, m in zip(self._norms, maps, strict=True)]
+        if self._has_norms:
+            maps = [_normalise(norm, m) for norm, m in zip(self._norms(), maps, strict=True)]
         return dict(zip(self._out_features, maps, strict=True))
 
     def train(self, mode: bool = True) -> TimmBackbone:
@@ -208,9 +206,15 @@ class TimmBackbone(Backbone):
         Args:
             names: of maps; those without a norm are left as they are.
         """
-        for name, norm in zip(self._out_features, self._norms, strict=False):
+        for name, norm in zip(self._out_features, self._norms(), strict=False):
             if name in names:
                 norm.requires_grad_(False)
+
+    def _norms(self) -> list[nn.Module]:
+        """Return the norms of the maps, by name: others may have been put in their places."""
+        if not self._has_norms:
+            return []
+        return [self.get_submodule(f"norm{index}") for index in self._indices]
 
     def _maps(self, x: Tensor, indices: list[int]) -> list[Tensor]:
         """Run the model up to the last of some levels.
