@@ -90,9 +90,7 @@ def test_choice_of_method():
 
 def test_unknown_method_raises():
     q, k, v, terms = example(torch.float32)
-    with pytest.raises(
-        ValueError, match="expected auto, explicit, augmented or chunked, got 'fast'"
-    ):
+    with pytest.raises(ValueError, match=r"one of auto, explicit, .*, got 'fast'"):
         attend(q, k, v, terms, 1.0, "fast")
 
 

@@ -14,6 +14,8 @@ for the query at (y, x) and the key at (i, j), and differ in memory and speed on
 * ``augmented``: the terms become columns of query and key,
   ``Q' = [scale * q, rel_h, rel_w]``, ``K' = [k, onehot(i), onehot(j)]``; no ``N x N`` map at all,
   and gradients come for free. Exact: a one-hot product picks one number.
+* ``triton``: one kernel of our own each way, CUDA only; keeps one number per query beside its
+  arguments and its result, see `vitdet_d2.layers.attend_triton`;
 * ``chunked``: an additive mask for some queries at a time. Without gradients no ``N x N`` map
   lives long; with gradients each chunk's is kept.
 
@@ -26,17 +28,18 @@ Source: logits as detectron2 `add_decomposed_rel_pos`; augmentation: FlashBias, 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vitdet_d2.layers.attend_biased import attend_biased
+from vitdet_d2.layers.attend_triton import attend_triton
 from vitdet_d2.layers.bias_strips import biases_of_rows, grid_of
 from vitdet_d2.layers.relative_position import spread_over_keys
 
-AttentionMethod = Literal["auto", "explicit", "augmented", "chunked"]
+AttentionMethod = Literal["auto", "explicit", "augmented", "chunked", "triton"]
 FusedMethod = Literal["augmented", "chunked"]
 Terms = tuple[Tensor, Tensor]
 
@@ -98,10 +101,9 @@ def attend(
     """
     if method == "explicit":
         return attend_explicit(q, k, v, terms, scale, strips)
-    if method not in ("auto", "augmented", "chunked"):
-        raise ValueError(
-            f"attention method: expected auto, explicit, augmented or chunked, got {method!r}"
-        )
+    if method not in get_args(AttentionMethod):
+        expected = ", ".join(get_args(AttentionMethod))
+        raise ValueError(f"attention method: expected one of {expected}, got {method!r}")
     if terms is None:
         if strips is not None:
             return attend_biased(q, k, v, strips, scale)
@@ -109,6 +111,8 @@ def attend(
     if method == "auto":
         needs_grad = torch.is_grad_enabled() and (q.requires_grad or terms[0].requires_grad)
         method = choose_method(q.device, q.shape[2], needs_grad)
+    if method == "triton" and strips is None:
+        return attend_triton(q, k, v, terms, scale)
     if method == "augmented" or strips is not None:
         return attend_augmented(q, k, v, terms, scale, strips)
     return attend_chunked(q, k, v, terms, scale)
