@@ -55,8 +55,7 @@ def test_tiles_waste_little(width, columns):
     assert tile_columns(width) == columns
 
 
-@pytest.mark.parametrize("head_dim", [64, 80])
-@pytest.mark.parametrize("width", [64, 14])
+@pytest.mark.parametrize(("head_dim", "width"), [(64, 14), (80, 64)])
 def test_compiles_for_hopper_within_its_shared_memory(head_dim, width, monkeypatch):
     """What does not need a device to be known: types, matrix units used, shared memory."""
     monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns of an unset choice
