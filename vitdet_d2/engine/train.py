@@ -18,6 +18,7 @@ from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
 
 from vitdet_d2.engine import random_state
+from vitdet_d2.engine.attention_choice import choose_attention
 from vitdet_d2.engine.batch_norm import settle_batch_norms
 from vitdet_d2.engine.best import require_metric
 from vitdet_d2.engine.build import (
@@ -197,6 +198,7 @@ def _build_parts(
         build_model(cfg, device), device, comm.get_world_size(), _images_per_process(cfg)
     )
     logger.debug("Model:\n%s", model)
+    choose_attention(model, precision, training=True)
     frozen = apply_block_options(model, settings, device)
     optimizer = build_optimizer(cfg, model)
     use_scaler = precision is torch.float16

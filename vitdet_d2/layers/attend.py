@@ -40,7 +40,7 @@ from vitdet_d2.layers.bias_strips import biases_of_rows, grid_of
 from vitdet_d2.layers.relative_position import spread_over_keys
 
 AttentionMethod = Literal["auto", "explicit", "augmented", "chunked", "triton"]
-FusedMethod = Literal["augmented", "chunked"]
+FusedMethod = Literal["augmented", "chunked", "triton"]
 Terms = tuple[Tensor, Tensor]
 
 # Elements of one mask chunk. Measured at 4096 tokens, 12 heads of 64, one CPU thread, seconds:
