@@ -69,12 +69,14 @@ def test_drop_path_grows_linearly_over_all_blocks(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_activation_checkpointing_changes_no_gradient(name):
     gradients = []
-    for recompute in (False, True):
+    for recompute in (False, True, "selective"):
         net = make(name, use_act_checkpoint=recompute, drop_path_rate=0.5).train()
         torch.manual_seed(0)
         sum(m.square().sum() for m in net(images(64, 64)).values()).backward()
         gradients.append([p.grad for p in net.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    for plain, full, selective in zip(*gradients, strict=True):
+        assert torch.equal(plain, full)
+        assert torch.equal(plain, selective)
 
 
 @pytest.mark.parametrize("kind", [PVT, PVTv2, MiT])

@@ -223,6 +223,10 @@ def test_fixed_models_take_their_size_alone() -> None:
             {"name": "dla34", "use_act_checkpoint": True},
             r"'dla34' cannot compute activations again",
         ),
+        (
+            {"name": "resnet18", "use_act_checkpoint": "selective"},
+            r"as a whole or not at all; expected true or false, got 'selective'",
+        ),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, object], message: str) -> None:

@@ -29,6 +29,7 @@ from vitdet_d2.engine.hooks.freeze import FrozenHook
 from vitdet_d2.engine.settings import read_settings
 from vitdet_d2.engine.trainer import Trainer
 from vitdet_d2.errors import RecipeError
+from vitdet_d2.layers.recompute import Recompute
 from vitdet_d2.necks import SimpleFeaturePyramid
 
 CPU = torch.device("cpu")
@@ -197,8 +198,9 @@ class OwnViT(nn.Module):
         return {"loss": maps["last"].square().mean()}
 
 
+@pytest.mark.parametrize("how", [True, "selective"])
 @pytest.mark.parametrize("upstream", [False, True])
-def test_recomputed_blocks_give_the_same_gradients(upstream: bool) -> None:
+def test_recomputed_blocks_give_the_same_gradients(upstream: bool, how: Recompute) -> None:
     """To the bit, drop path included, with maps inside blocks not kept."""
     model: nn.Module = detector()
     if upstream:
@@ -209,7 +211,7 @@ def test_recomputed_blocks_give_the_same_gradients(upstream: bool) -> None:
     block.register_forward_hook(lambda module, inputs, output: calls.append(1))
     plain = gradients(model)
     assert len(calls) == 1
-    checkpoint_activations(model)
+    checkpoint_activations(model, how)
     recomputed = gradients(model)
     assert len(calls) == 3  # once more for the loss, and again for the gradient
     assert plain.keys() == recomputed.keys()
@@ -251,12 +253,15 @@ def test_compiled_blocks_agree_and_keep_their_names() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on the CPU")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-@pytest.mark.parametrize("upstream", [False, True])
-def test_compiled_and_recomputed_blocks_drop_the_same_paths_twice(upstream: bool) -> None:
+@pytest.mark.parametrize(("upstream", "how"), [(False, True), (True, True), (False, "selective")])
+def test_compiled_and_recomputed_blocks_drop_the_same_paths_twice(
+    upstream: bool, how: Recompute, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Their gradient is the slope of their loss, for the same seed, along a random direction."""
+    monkeypatch.setattr(torch._functorch.config, "activation_memory_budget", 1.0)
     net = detector(drop_path_rate=0.5, depth=2).backbone.net
     model = UpstreamViT(net) if upstream else OwnViT(net)
-    train = {"compile": True, "activation_checkpointing": True}
+    train = {"compile": True, "activation_checkpointing": how}
     apply_block_options(model, read_settings(OmegaConf.create({"train": train})), CPU)
     weight = net.blocks[0].mlp.fc1.weight
     direction = torch.randn(weight.shape, generator=torch.Generator().manual_seed(3))

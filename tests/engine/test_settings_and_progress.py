@@ -140,6 +140,10 @@ def test_bar_shows_loss_and_rate(capsys: pytest.CaptureFixture[str]) -> None:
         ({"ema": {"decay": 1}}, r"train\.ema\.decay: expected a number between 0 and 1, .* got 1"),
         ({"freeze_blocks": -1}, r"train\.freeze_blocks: expected at least 0, got -1"),
         ({"compile": "yes"}, r"train\.compile: expected true or false, got 'yes'"),
+        (
+            {"activation_checkpointing": "full"},
+            r"train\.activation_checkpointing: expected true, false or selective, got 'full'",
+        ),
         ({"best_metric": 50}, r"train\.best_metric: expected the name of a metric.*, got 50"),
         ({"global_batch": 2.5}, r"train\.global_batch: expected a whole number, got 2\.5"),
     ],

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from vitdet_d2.backbones.pvt_v2 import overlapping_parts
 from vitdet_d2.backbones.pyramid_options import PyramidOptions
 from vitdet_d2.backbones.pyramid_transformer import PyramidTransformer, init_weights_v2
+from vitdet_d2.layers.recompute import Recompute
 
 
 class MiT(PyramidTransformer):
@@ -35,7 +36,7 @@ class MiT(PyramidTransformer):
         out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
         in_chans: int = 3,
         frozen_stages: int = 0,
-        use_act_checkpoint: bool = False,
+        use_act_checkpoint: Recompute = False,
     ) -> None:
         """Build the backbone; the defaults are MiT-b2.
 
@@ -52,7 +53,7 @@ class MiT(PyramidTransformer):
             in_chans: channels of the images.
             frozen_stages: how many stages, from the first, are not trained.
             use_act_checkpoint: whether blocks are computed again in the backward pass, which saves
-                memory.
+                memory; ``"selective"``: only what is cheap of them.
 
         Raises:
             RecipeError: arguments that do not fit together.

@@ -27,6 +27,7 @@ from vitdet_d2.backbones.pyramid_transformer import (
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.layers.absolute_position import get_abs_pos
 from vitdet_d2.layers.mlp import Mlp
+from vitdet_d2.layers.recompute import Recompute
 from vitdet_d2.layers.spatial_reduction_attention import SpatialReductionAttention
 from vitdet_d2.layers.strided_patch_embed import StridedPatchEmbed
 
@@ -51,7 +52,7 @@ class PVT(PyramidTransformer):
         out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
         in_chans: int = 3,
         frozen_stages: int = 0,
-        use_act_checkpoint: bool = False,
+        use_act_checkpoint: Recompute = False,
         pretrain_img_size: int = 224,
     ) -> None:
         """Build the backbone; the defaults are PVT-Small.
@@ -69,7 +70,7 @@ class PVT(PyramidTransformer):
             in_chans: channels of the images.
             frozen_stages: how many stages, from the first, are not trained.
             use_act_checkpoint: whether blocks are computed again in the backward pass, which saves
-                memory.
+                memory; ``"selective"``: only what is cheap of them.
             pretrain_img_size: side of the pre-training images, in pixels, a multiple of 32; sets
                 the sizes of the position embeddings.
 

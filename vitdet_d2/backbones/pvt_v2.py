@@ -21,6 +21,7 @@ from vitdet_d2.backbones.pyramid_transformer import (
     init_weights_v2,
 )
 from vitdet_d2.layers.depthwise_mlp import DepthwiseMlp
+from vitdet_d2.layers.recompute import Recompute
 from vitdet_d2.layers.spatial_reduction_attention import (
     LinearSpatialReductionAttention,
     SpatialReductionAttention,
@@ -46,7 +47,7 @@ class PVTv2(PyramidTransformer):
         out_features: Sequence[str] = ("res2", "res3", "res4", "res5"),
         in_chans: int = 3,
         frozen_stages: int = 0,
-        use_act_checkpoint: bool = False,
+        use_act_checkpoint: Recompute = False,
         linear: bool = False,
     ) -> None:
         """Build the backbone; the defaults are PVT v2-b2.
@@ -65,7 +66,7 @@ class PVTv2(PyramidTransformer):
             in_chans: channels of the images.
             frozen_stages: how many stages, from the first, are not trained.
             use_act_checkpoint: whether blocks are computed again in the backward pass, which saves
-                memory.
+                memory; ``"selective"``: only what is cheap of them.
             linear: whether keys and values come from a map of 7 x 7 in every stage (b2-li).
 
         Raises:

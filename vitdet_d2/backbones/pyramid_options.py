@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vitdet_d2.errors import RecipeError
+from vitdet_d2.layers.recompute import Recompute, check_recompute
 
 # Stage by stage: their maps' names, as a ResNet's in Detectron2, and strides.
 MAP_STRIDES = {"res2": 4, "res3": 8, "res4": 16, "res5": 32}
@@ -29,7 +30,7 @@ class PyramidOptions:
     out_features: Sequence[str]
     in_chans: int
     frozen_stages: int
-    use_act_checkpoint: bool
+    use_act_checkpoint: Recompute
 
     def __post_init__(self) -> None:
         """Check every argument.
@@ -57,6 +58,7 @@ class PyramidOptions:
                 f"frozen_stages: expected 0 to {self.num_stages}, the stages that out_features="
                 f"{list(self.out_features)} needs, got {self.frozen_stages}"
             )
+        check_recompute("use_act_checkpoint", self.use_act_checkpoint)
 
     @property
     def num_stages(self) -> int:

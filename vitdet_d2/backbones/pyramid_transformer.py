@@ -18,12 +18,12 @@ from dataclasses import dataclass
 import torch
 from detectron2.modeling.backbone.backbone import Backbone
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from vitdet_d2.backbones.block_steps import BlockStep
 from vitdet_d2.backbones.pyramid_options import MAP_STRIDES, PyramidOptions
 from vitdet_d2.layers.mlp import hidden_width
 from vitdet_d2.layers.pyramid_block import BLOCK_EPS, PyramidBlock
+from vitdet_d2.layers.recompute import recomputed
 
 # Standard deviation of new weights and position embeddings, as in ViT.
 INIT_STD = 0.02
@@ -162,11 +162,9 @@ class PyramidTransformer(Backbone):
         maps = {}
         for stage, name in enumerate(list(MAP_STRIDES)[: self.num_stages], start=1):
             x = self._enter(stage, x)
-            recompute = (
-                self.use_act_checkpoint and stage > self.frozen_stages and torch.is_grad_enabled()
-            )
+            how = self.use_act_checkpoint if stage > self.frozen_stages else False
             for block in self.get_submodule(f"block{stage}").children():
-                x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
+                x = recomputed(block, x, how=how)
             x = self.get_submodule(f"norm{stage}")(x).permute(0, 3, 1, 2)  # to (B, C, h, w)
             if name in self._out_features:
                 maps[name] = x

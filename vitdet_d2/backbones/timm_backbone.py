@@ -169,6 +169,11 @@ class TimmBackbone(Backbone):
     def use_act_checkpoint(self, value: bool) -> None:
         if value == self._use_act_checkpoint:
             return
+        if not isinstance(value, bool):
+            raise RecipeError(
+                f"use_act_checkpoint: models of timm are computed again as a whole or not at all; "
+                f"expected true or false, got {value!r}"
+            )
         try:
             self.net.set_grad_checkpointing(value)
         except (AssertionError, AttributeError) as error:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 import torch
 from detectron2.modeling.backbone.backbone import Backbone
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from vitdet_d2.backbones.block_options import check_block_options
 from vitdet_d2.backbones.cross_window import CrossWindow, plan_blocks
@@ -30,6 +29,7 @@ from vitdet_d2.layers.bias_strips import table_to_strips
 from vitdet_d2.layers.bias_table import num_offsets
 from vitdet_d2.layers.block import Block, MlpKind
 from vitdet_d2.layers.patch_embed import PatchEmbed
+from vitdet_d2.layers.recompute import Recompute, check_recompute, recomputed
 from vitdet_d2.layers.residual_block import ConvBlockKind
 from vitdet_d2.layers.rotary import RopeKind
 
@@ -63,7 +63,7 @@ class ViT(Backbone):
         window_size: int = 0,
         window_block_indexes: Sequence[int] = (),
         residual_block_indexes: Sequence[int] = (),
-        use_act_checkpoint: bool = False,
+        use_act_checkpoint: Recompute = False,
         pretrain_img_size: int = 224,
         pretrain_use_cls_token: bool = True,
         out_feature: str = "last_feat",
@@ -104,7 +104,8 @@ class ViT(Backbone):
             residual_block_indexes: blocks that a convolutional residual block follows; wins in the
                 same way.
             use_act_checkpoint: whether blocks are computed again in the backward pass, which
-                saves memory.
+                saves memory; ``"selective"``: only what is cheap of them, see
+                `vitdet_d2.layers.recompute`.
             pretrain_img_size: side of the pre-training images, in pixels; sets the size of the
                 absolute position embedding.
             pretrain_use_cls_token: whether that embedding has a class token, which is not used.
@@ -161,7 +162,7 @@ class ViT(Backbone):
         self.rope = rope
         self.rel_pos_bias = rel_pos_bias
         self.pretrain_use_cls_token = pretrain_use_cls_token
-        self.use_act_checkpoint = use_act_checkpoint
+        self.use_act_checkpoint = check_recompute("use_act_checkpoint", use_act_checkpoint)
         self.patch_embed = PatchEmbed(
             kernel_size=(patch_size, patch_size),
             stride=(patch_size, patch_size),
@@ -299,14 +300,13 @@ class ViT(Backbone):
             x = x + get_abs_pos(self.pos_embed, self.pretrain_use_cls_token, hw)
         if self.norm_pre is not None:
             x = self.norm_pre(x)
-        recompute = self.use_act_checkpoint and torch.is_grad_enabled()
         in_windows, everywhere = self._shared_biases(hw)
         maps = {}
         for i, block in enumerate(self.blocks):
             strips = in_windows if block.window_size else everywhere
             # Only with biases: what wraps a block may expect the map alone.
             given = (x,) if strips is None else (x, strips)
-            x = checkpoint(block, *given, use_reentrant=False) if recompute else block(*given)
+            x = recomputed(block, *given, how=self.use_act_checkpoint)
             if i in self._stages:
                 maps[self._stages[i]] = x
         maps[self._out_features[-1]] = x

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
 from vitdet_d2.engine.find_blocks import block_steps, find_backbone
 from vitdet_d2.errors import RecipeError
+from vitdet_d2.layers.recompute import Recompute, recomputed
 
 logger = logging.getLogger(__name__)
 
 # Of one block there are graphs by window, drop path, gradient and mode; torch gives up at 8.
 MIN_RECOMPILE_LIMIT = 64
+# Share of what a compiled block would keep: about that of the results of its linear layers and
+# attention, which are dear, in all of its results.
+CHEAP_MEMORY_BUDGET = 0.5
 
 
 def freeze_blocks(model: nn.Module, count: int) -> list[nn.Module]:
@@ -57,7 +59,7 @@ def freeze_blocks(model: nn.Module, count: int) -> list[nn.Module]:
     return frozen
 
 
-def checkpoint_activations(model: nn.Module) -> None:
+def checkpoint_activations(model: nn.Module, how: Recompute = True) -> None:
     """Compute the blocks a second time in the backward pass, in place of keeping their maps.
 
     Random numbers are drawn again as the first time: gradients do not change. Blocks that are
@@ -65,6 +67,7 @@ def checkpoint_activations(model: nn.Module) -> None:
 
     Args:
         model: a detector; changed in place.
+        how: "selective" keeps what is dear to compute, see `vitdet_d2.layers.recompute`.
 
     Raises:
         RecipeError: the model has no such backbone, or one of timm's that cannot do it.
@@ -72,18 +75,16 @@ def checkpoint_activations(model: nn.Module) -> None:
     # Ours, models of timm too, can do it by themselves.
     able = [module for module in model.modules() if hasattr(module, "use_act_checkpoint")]
     if len(able) == 1:
-        setattr(able[0], "use_act_checkpoint", True)  # noqa: B010  (not of every Module)
+        setattr(able[0], "use_act_checkpoint", how)  # noqa: B010  (not of every Module)
         return
     # Detectron2's own ViT decides when it is built, and needs another package for it.
     for step in block_steps(find_backbone(model, "train.activation_checkpointing")):
-        step.block.forward = functools.partial(_recomputed, step.block.forward)
+        step.block.forward = functools.partial(recomputed, step.block.forward, how=how)
 
 
-def _recomputed(forward: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-    return checkpoint(forward, x, use_reentrant=False) if torch.is_grad_enabled() else forward(x)
-
-
-def compile_blocks(model: nn.Module, device: torch.device) -> None:
+def compile_blocks(
+    model: nn.Module, device: torch.device, *, recompute_cheap: bool = False
+) -> None:
     """Compile each block of the backbone in place.
 
     Comes before `checkpoint_activations`: computing a block again inside the compiled code, drop
@@ -92,6 +93,8 @@ def compile_blocks(model: nn.Module, device: torch.device) -> None:
     Args:
         model: a detector; changed in place.
         device: of the model.
+        recompute_cheap: whether the compiler lets the backward pass compute again what is cheap:
+            selective activation checkpointing, which from outside would see compiled code as one.
 
     Raises:
         RecipeError: the model has no such backbone, or nothing can be compiled here.
@@ -100,6 +103,8 @@ def compile_blocks(model: nn.Module, device: torch.device) -> None:
     require_compiler(device)
     config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, MIN_RECOMPILE_LIMIT)
+    if recompute_cheap:
+        torch._functorch.config.activation_memory_budget = CHEAP_MEMORY_BUDGET
     for step in steps:
         block = step.block
         assert not isinstance(block.forward, functools.partial), "compiled before it is recomputed"

@@ -99,10 +99,11 @@ def apply_block_options(
                 "train.freeze_blocks without train.init_checkpoint: unless a run is continued, "
                 "these blocks keep random weights"
             )
+    selective = settings.activation_checkpointing == "selective"
     if settings.compile:
-        compile_blocks(model, device)
-    if settings.activation_checkpointing:
-        checkpoint_activations(model)
+        compile_blocks(model, device, recompute_cheap=selective)
+    if settings.activation_checkpointing and not (settings.compile and selective):
+        checkpoint_activations(model, settings.activation_checkpointing)
     return frozen
 
 

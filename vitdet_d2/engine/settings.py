@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vitdet_d2.engine.init_options import InitOptions, read_init_options
 from vitdet_d2.errors import RecipeError
+from vitdet_d2.layers.recompute import Recompute, check_recompute
 from vitdet_d2.zoo.initialisations import starts_at_random
 
 _AMP_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -50,8 +51,8 @@ class TrainSettings:
             (``ema.decay``); None: no average.
         freeze_blocks: how many blocks of the backbone, from the first, are not trained, nor are
             the patch and position embeddings then.
-        activation_checkpointing: whether its blocks are computed again in the backward pass;
-            False: as the model has it.
+        activation_checkpointing: whether its blocks are computed again in the backward pass, or
+            what is cheap of them ("selective"); False: as the model has it.
         compile: whether its blocks are compiled by ``torch.compile``.
         best_metric: name of the metric of evaluation, such as ``bbox/AP``, at whose highest value
             ``model_best.pth`` is written; None: no such file.
@@ -75,7 +76,7 @@ class TrainSettings:
     max_grad_norm: float | None
     ema_decay: float | None
     freeze_blocks: int
-    activation_checkpointing: bool
+    activation_checkpointing: Recompute
     compile: bool
     best_metric: str | None
 
@@ -113,7 +114,9 @@ def read_settings(cfg: DictConfig) -> TrainSettings:
         max_grad_norm=_optional(cfg, "clip_grad.max_norm", _max_norm),
         ema_decay=_optional(cfg, "ema.decay", _decay),
         freeze_blocks=_count(cfg, "freeze_blocks", 0, least=0),
-        activation_checkpointing=_switch(cfg, "activation_checkpointing"),
+        activation_checkpointing=check_recompute(
+            "train.activation_checkpointing", _get(cfg, "activation_checkpointing", False)
+        ),
         compile=_switch(cfg, "compile"),
         best_metric=_optional(cfg, "best_metric", _metric_name),
     )
