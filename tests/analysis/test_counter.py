@@ -120,7 +120,7 @@ def test_every_attention_method_counts_alike(arguments):
     found = set()
     for device in ("meta", "cpu"):
         model.to_empty(device=device)
-        for method in ("auto", "explicit", "augmented", "chunked"):
+        for method in ("auto", "explicit", "augmented", "chunked", "tiled"):
             model.set_attention_method(method)
             with torch.no_grad():
                 found.add(count(model, torch.ones(1, 3, 96, 64, device=device)))

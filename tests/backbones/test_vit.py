@@ -33,7 +33,7 @@ def test_whole_output_matches_golden():
     assert (outputs["last_feat"] - expected).abs().max() < 2e-6 * expected.abs().max()
 
 
-@pytest.mark.parametrize("method", ["explicit", "augmented", "chunked"])
+@pytest.mark.parametrize("method", ["explicit", "augmented", "chunked", "tiled"])
 @pytest.mark.parametrize("case", ["base", "ragged_image"])
 def test_every_attention_method_gives_the_same(case, method):
     arguments, hw = CASES[case]

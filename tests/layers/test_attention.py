@@ -9,7 +9,7 @@ from vitdet_d2.layers import attend as attend_module
 from vitdet_d2.layers.attend import attend, choose_method
 from vitdet_d2.layers.attention import Attention
 
-METHODS = ["auto", "explicit", "augmented", "chunked"]
+METHODS = ["auto", "explicit", "augmented", "chunked", "tiled"]
 
 
 def slow_attention(q, k, v, terms, scale, width):
@@ -42,7 +42,7 @@ def test_attend_matches_loops(method):
     torch.testing.assert_close(attend(q, k, v, terms, 0.3, method), expected)
 
 
-@pytest.mark.parametrize("method", ["auto", "augmented", "chunked"])
+@pytest.mark.parametrize("method", ["auto", "augmented", "chunked", "tiled"])
 @pytest.mark.parametrize("chunk_elements", [1, 100, 1 << 23])
 def test_methods_match_explicit_with_gradients(method, chunk_elements, monkeypatch):
     monkeypatch.setattr(attend_module, "CHUNK_ELEMENTS", chunk_elements)
@@ -84,7 +84,8 @@ def _doubled(terms):
 def test_choice_of_method():
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert choose_method(cuda, 196, True) == choose_method(cuda, 4096, False) == "augmented"
-    assert choose_method(cpu, 4096, False) == choose_method(cpu, 196, True) == "chunked"
+    assert choose_method(cpu, 4096, False) == choose_method(cpu, 1024, False) == "tiled"
+    assert choose_method(cpu, 196, False) == choose_method(cpu, 1024, True) == "chunked"
     assert choose_method(cpu, 4096, True) == "augmented"
 
 

@@ -12,7 +12,7 @@ from vitdet_d2.layers.bias_strips import biases_of_rows, table_to_strips
 from vitdet_d2.layers.bias_table import resize_bias_table
 from vitdet_d2.layers.block import Block
 
-METHODS = ["auto", "explicit", "augmented", "chunked"]
+METHODS = ["auto", "explicit", "augmented", "chunked", "tiled"]
 
 
 def slow_attention(module, table, table_hw, x, offset=(0, 0)):
@@ -173,7 +173,7 @@ def test_a_new_table_changes_nothing():
     torch.testing.assert_close(biased(x), plain(x))
 
 
-@pytest.mark.parametrize("method", ["auto", "augmented", "chunked"])
+@pytest.mark.parametrize("method", ["auto", "augmented", "chunked", "tiled"])
 def test_no_map_per_head_is_kept_on_long_sequences(method, monkeypatch):
     """What autograd keeps grows with the tokens, not with their square."""
     kept = {}

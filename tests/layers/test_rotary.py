@@ -141,7 +141,7 @@ def test_windows_match_the_formula(
     moved = tuple(shift if size > 3 else 0 for size in hw)
     with torch.no_grad():
         expected = slowly_attended(attention, x, moved)
-        for method in ("explicit", "augmented", "chunked"):
+        for method in ("explicit", "augmented", "chunked", "tiled"):
             attention.method = method
             torch.testing.assert_close(attention(x), expected)
         attention.rope = None

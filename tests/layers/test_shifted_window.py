@@ -7,7 +7,7 @@ from vitdet_d2.layers.attention import Attention
 from vitdet_d2.layers.shifted_window import MASKED, effective_shift, wrap_terms
 from vitdet_d2.layers.window_partition import window_partition, window_unpartition
 
-METHODS = ["auto", "explicit", "augmented", "chunked"]
+METHODS = ["auto", "explicit", "augmented", "chunked", "tiled"]
 
 # Grid, window, shift. Padding in both axes, in one, in none; a single window along an axis, which
 # is not shifted then; a shift of one and of all but one.

@@ -43,7 +43,7 @@ def compare(ours, theirs, x):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("method", ["auto", "explicit", "augmented", "chunked"])
+@pytest.mark.parametrize("method", ["auto", "explicit", "augmented", "chunked", "tiled"])
 @pytest.mark.parametrize("case", CASES)
 def test_vit_matches_detectron2(case, method, dtype):
     arguments, hw = CASES[case]

@@ -38,6 +38,8 @@ UNCOUNTED = {"torchvision.deform_conv2d"}
 
 # All kernels of `F.scaled_dot_product_attention`, whose arguments begin with query, key, value.
 _FUSED_ATTENTION = "aten._scaled_dot_product_"
+# What `vitdet_d2.layers.onednn` calls.
+_ONEDNN_LINEAR = "mkldnn._linear_pointwise"
 
 
 class WorkCounter:
@@ -113,6 +115,9 @@ class WorkCounter:
             q, k, v = args[:3]
             sizes = (q.shape[-2], k.shape[-2], q.shape[-1], v.shape[-1])
             self._add(attention_product(math.prod(q.shape[:-3]), q.shape[-3], *sizes))
+        elif name == _ONEDNN_LINEAR:
+            weight = args[2] if isinstance(args[4], str) else args[1]  # other, then weight
+            self._add(Work(flops=2 * args[0].numel() * weight.shape[0], activations=out.numel()))
         elif packet in flop_registry:
             flops = flop_registry[packet](*args, **kwargs, out_val=out)
             outputs = out if isinstance(out, tuple | list) else [out]

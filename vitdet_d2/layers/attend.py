@@ -18,6 +18,8 @@ for the query at (y, x) and the key at (i, j), and differ in memory and speed on
   arguments and its result, see `vitdet_d2.layers.attend_triton`;
 * ``chunked``: an additive mask for some queries at a time. Without gradients no ``N x N`` map
   lives long; with gradients each chunk's is kept.
+* ``tiled``: on the CPU, one head and few queries at a time, without SDPA, see
+  `vitdet_d2.layers.attend_tiled`; where a gradient is wanted, ``chunked`` stands for it.
 
 Biases are no product of few columns. With them ``augmented`` and ``chunked`` are the same: terms
 become columns, and the biases, which all samples share, are the mask, in pieces that are computed
@@ -35,13 +37,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitdet_d2.layers.attend_biased import attend_biased
+from vitdet_d2.layers.attend_tiled import Terms, attend_tiled
 from vitdet_d2.layers.attend_triton import attend_triton
 from vitdet_d2.layers.bias_strips import biases_of_rows, grid_of
 from vitdet_d2.layers.relative_position import spread_over_keys
 
-AttentionMethod = Literal["auto", "explicit", "augmented", "chunked", "triton"]
-FusedMethod = Literal["augmented", "chunked", "triton"]
-Terms = tuple[Tensor, Tensor]
+AttentionMethod = Literal["auto", "explicit", "augmented", "chunked", "tiled", "triton"]
+FusedMethod = Literal["augmented", "chunked", "tiled", "triton"]
 
 # Elements of one mask chunk. Measured at 4096 tokens, 12 heads of 64, one CPU thread, seconds:
 # 2^19 2.6, 2^21 1.9, 2^23 0.9, 2^24 1.2, 2^25 1.2 (augmented 2.0, explicit 3.2).
@@ -52,6 +54,10 @@ CHUNK_ELEMENTS = 1 << 23
 # augmented / chunked: 196 tokens 270 / 222, 400 tokens 18 / 13, 1600 tokens 351 / 280;
 # augmented / explicit: 4096 tokens 2103 / 2618.
 CPU_TRAINING_TOKENS = 2048
+
+
+# Shortest sequence whose heads are worth products of their own.
+TILED_TOKENS = 1024
 
 
 def choose_method(device: torch.device, num_tokens: int, needs_grad: bool) -> FusedMethod:
@@ -65,11 +71,12 @@ def choose_method(device: torch.device, num_tokens: int, needs_grad: bool) -> Fu
     Returns:
         ``"augmented"`` on accelerators, whose fused kernels take no mask with gradient and whose
         memory an ``N x N`` mask would fill. On the CPU three times the head size costs more than
-        a mask in the cache: ``"chunked"``, except in training on long sequences.
+        a mask in the cache: ``"tiled"`` for long sequences without gradient, ``"chunked"`` for
+        others, except in training on the longest.
     """
     if device.type != "cpu" or (needs_grad and num_tokens > CPU_TRAINING_TOKENS):
         return "augmented"
-    return "chunked"
+    return "tiled" if not needs_grad and num_tokens >= TILED_TOKENS else "chunked"
 
 
 def attend(
@@ -108,13 +115,16 @@ def attend(
         if strips is not None:
             return attend_biased(q, k, v, strips, scale)
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
+    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *terms))
     if method == "auto":
-        needs_grad = torch.is_grad_enabled() and (q.requires_grad or terms[0].requires_grad)
         method = choose_method(q.device, q.shape[2], needs_grad)
     if method == "triton" and strips is None:
         return attend_triton(q, k, v, terms, scale)
     if method == "augmented" or strips is not None:
         return attend_augmented(q, k, v, terms, scale, strips)
+    # A compiler would write out every tile.
+    if method == "tiled" and not needs_grad and not torch.compiler.is_compiling():
+        return attend_tiled(q, k, v, terms, scale)
     return attend_chunked(q, k, v, terms, scale)
 
 

@@ -13,12 +13,12 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vitdet_d2.layers.attend import AttentionMethod, Terms, attend
 from vitdet_d2.layers.bias_strips import table_to_strips
 from vitdet_d2.layers.bias_table import num_offsets
+from vitdet_d2.layers.linear import Linear, linear
 from vitdet_d2.layers.relative_position import decomposed_terms
 from vitdet_d2.layers.rotary import RopeKind, Rotation, map_rotation, rotate, window_rotation
 from vitdet_d2.layers.shifted_window import effective_shift, wrap_terms
@@ -109,11 +109,11 @@ class Attention(nn.Module):
         self.method = "auto"
         self.rope = rope
         self.qkv_bias = qkv_bias
-        self.qkv = nn.Linear(dim, dim * 3, bias=qkv_bias is True)
+        self.qkv = Linear(dim, dim * 3, bias=qkv_bias is True)
         if qkv_bias == "qv":
             self.q_bias = nn.Parameter(torch.zeros(dim))
             self.v_bias = nn.Parameter(torch.zeros(dim))
-        self.proj = nn.Linear(dim, dim)
+        self.proj = Linear(dim, dim)
         self.use_rel_pos = use_rel_pos
         if use_rel_pos and input_size is not None:
             for name, size in zip(("rel_pos_h", "rel_pos_w"), input_size, strict=True):
@@ -146,7 +146,7 @@ class Attention(nn.Module):
         hw = (x.shape[1], x.shape[2])
         bias = self._bias()
         # `qkv` itself is called where it can be, for the sake of hooks on it.
-        qkv = F.linear(x, self.qkv.weight, bias) if self.qkv_bias == "qv" else self.qkv(x)
+        qkv = linear(x, self.qkv.weight, bias) if self.qkv_bias == "qv" else self.qkv(x)
         if self.window_size == 0:
             rotation = self.rope and map_rotation(self.rope, hw, self.head_dim, qkv)
             strips = self._strips(bias_strips, hw)
@@ -160,6 +160,14 @@ class Attention(nn.Module):
         strips = self._strips(bias_strips, (self.window_size, self.window_size))
         out = self._attend(windows, wraps, rotation, strips)
         return self.proj(window_unpartition(out, self.window_size, pad_hw, hw, shift))
+
+    @property
+    def rows_of_windows_are_independent(self) -> bool:
+        """Whether a row of windows gives the same alone as in the map.
+
+        Shifted windows wrap around, and rotary positions are those of the map.
+        """
+        return self.window_size > 0 and self.shift == 0 and self.rope is None
 
     def _bias(self) -> Tensor | None:
         """Return the bias ``(3 * C,)`` of query, key and value, if there is any."""

@@ -17,7 +17,9 @@ from vitdet_d2.layers.layer_scale import LayerScale
 from vitdet_d2.layers.mlp import Mlp, hidden_width
 from vitdet_d2.layers.residual_block import ConvBlockKind, make_conv_block
 from vitdet_d2.layers.rotary import RopeKind
+from vitdet_d2.layers.strips import map_strips, worth_strips
 from vitdet_d2.layers.swiglu import SwiGLU
+from vitdet_d2.layers.watched import watched
 
 MlpKind = Literal["gelu", "swiglu"]
 
@@ -112,11 +114,29 @@ class Block(nn.Module):
             bias_strips: the shared biases of relative positions, if there are any, see
                 `Attention.forward`.
         """
-        x = x + self.drop_path(self.ls1(self.attn(self.norm1(x), bias_strips)))
-        x = x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
+        if worth_strips(x) and not self.training and not watched(self):
+            x = self._in_strips(x, bias_strips)
+        else:
+            x = self._perceive(self._exchange(x, bias_strips))
         if self.use_residual_block:
             x = self.residual(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return x
+
+    def _in_strips(self, x: Tensor, bias_strips: Tensor | None) -> Tensor:
+        """Apply both branches with few rows of the map at a time, where they do not need all."""
+        if not self.attn.rows_of_windows_are_independent:
+            return map_strips(self._perceive, self._exchange(x, bias_strips))
+        return map_strips(
+            lambda rows: self._perceive(self._exchange(rows, bias_strips)), x, self.window_size
+        )
+
+    def _exchange(self, x: Tensor, bias_strips: Tensor | None) -> Tensor:
+        """Add the branch of attention."""
+        return x + self.drop_path(self.ls1(self.attn(self.norm1(x), bias_strips)))
+
+    def _perceive(self, x: Tensor) -> Tensor:
+        """Add the branch of the perceptron."""
+        return x + self.drop_path(self.ls2(self.mlp(self.norm2(x))))
 
 
 def _layer_scale(dim: int, init: float | None) -> nn.Module:

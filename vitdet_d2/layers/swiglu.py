@@ -12,6 +12,8 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vitdet_d2.layers.linear import Linear
+
 
 class SwiGLU(nn.Module):
     """``w3(norm(silu(w1 x) * w2 x))``; parameters ``w1``, ``w2``, ``w3``, and ``ffn_ln``."""
@@ -32,10 +34,10 @@ class SwiGLU(nn.Module):
             norm_layer: makes the norm of the hidden layer; None: there is none.
         """
         super().__init__()
-        self.w1 = nn.Linear(in_features, hidden_features)
-        self.w2 = nn.Linear(in_features, hidden_features)
+        self.w1 = Linear(in_features, hidden_features)
+        self.w2 = Linear(in_features, hidden_features)
         self.ffn_ln = nn.Identity() if norm_layer is None else norm_layer(hidden_features)
-        self.w3 = nn.Linear(hidden_features, in_features)
+        self.w3 = Linear(hidden_features, in_features)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in_features)`` to the same shape."""
