@@ -42,14 +42,15 @@ REQUIRES = [
 QUICKSTART = ["scikit-learn>=1.3"]
 PLOTS = ["matplotlib>=3.8"]
 TUNE = ["optuna>=4"]
+FAST_EVAL = ["hotcoco>=1.3"]
 TEST = [
     *QUICKSTART,
     *PLOTS,
     *TUNE,
+    *FAST_EVAL,
     "pytest>=8",
     "pytest-xdist>=3.5",
     "hypothesis>=6.100",
-    "hotcoco>=1.3",
     "scipy>=1.10",
     "shapely>=2",
     "transformers>=5",
@@ -86,6 +87,7 @@ setup(
         "quickstart": QUICKSTART,
         "plots": PLOTS,
         "tune": TUNE,
+        "fast-eval": FAST_EVAL,
         "test": TEST,
         "dev": [*TEST, "pre-commit>=3.7"],
     },
