@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plane geometry in numpy, below the runtime: both Detectron2s build on it."""
+"""Plane geometry in numpy and torch, below the runtime: both Detectron2s build on it."""
