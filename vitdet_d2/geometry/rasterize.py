@@ -149,8 +149,8 @@ def _draw(ends: Tensor, valid: Tensor, slot: Tensor, num_slots: int, mask_size: 
     passes = (torch.minimum(x0, x1)[:, None] <= fine) & (torch.maximum(x0, x1)[:, None] > fine)
     passes &= valid[:, None]
     size = mask_size + 1  # rows, and one for crossings below all of them
-    edges = (v[:, None] for v in (x0, y0, x1, y1))
-    row = torch.where(passes, _crossing_row(*edges, fine, mask_size), mask_size)  # (L, M)
+    row = _crossing_row(x0[:, None], y0[:, None], x1[:, None], y1[:, None], fine, mask_size)
+    row = torch.where(passes, row, mask_size)  # (L, M)
     cell = ((slot[:, None] * mask_size + column) * size + row.long()).flatten()
     crossings = torch.zeros(num_slots * mask_size * size, dtype=torch.int32, device=ends.device)
     crossings.scatter_add_(0, cell, torch.ones_like(cell, dtype=torch.int32))
