@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
+from vitdet_d2.heads.rpn import RPN
 from vitdet_d2.heads.soft_nms import soft_nms
 from vitdet_d2.heads.soft_nms_heads import SoftNMSCascadeROIHeads, SoftNMSFastRCNNOutputLayers
 
-__all__ = ["SoftNMSCascadeROIHeads", "SoftNMSFastRCNNOutputLayers", "soft_nms"]
+__all__ = ["RPN", "SoftNMSCascadeROIHeads", "SoftNMSFastRCNNOutputLayers", "soft_nms"]
