@@ -43,7 +43,9 @@ QUICKSTART = ["scikit-learn>=1.3"]
 PLOTS = ["matplotlib>=3.8"]
 TUNE = ["optuna>=4"]
 FAST_EVAL = ["hotcoco>=1.3"]
+FAST_DATA = ["simplejpeg>=1.8"]
 TEST = [
+    *FAST_DATA,
     *QUICKSTART,
     *PLOTS,
     *TUNE,
@@ -88,6 +90,7 @@ setup(
         "plots": PLOTS,
         "tune": TUNE,
         "fast-eval": FAST_EVAL,
+        "fast-data": FAST_DATA,
         "test": TEST,
         "dev": [*TEST, "pre-commit>=3.7"],
     },

@@ -25,6 +25,7 @@ data = {
     "keep_empty": False,  # whether images without objects are trained on
     "short_edge_length": 800,  # of images, in pixels
     "max_size": 1333,  # of the longer side: where it would be longer, the shorter one is less
+    "exact": False,  # whether training images are resized as Detectron2 does, bit for bit
     "flip_prob": 0.5,
 }
 
@@ -33,6 +34,7 @@ dataloader = OmegaConf.create(
     {
         "short_edge_length": "${oc.select:data.short_edge_length, 800}",
         "max_size": "${oc.select:data.max_size, 1333}",
+        "exact": "${oc.select:data.exact, false}",
         "flip_prob": "${oc.select:data.flip_prob, 0.5}",
     }
 )
@@ -52,6 +54,7 @@ dataloader.train = L(build_detection_train_loader)(
         ],
         image_format="RGB",
         use_instance_mask=True,
+        exact="${...exact}",
     ),
     total_batch_size=16,
     aspect_ratio_grouping=True,

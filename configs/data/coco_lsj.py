@@ -3,7 +3,7 @@
 
 `data.image_size` is the one place of the image size, `data.{flip_prob,min_scale,max_scale}` of the
 augmentation; `dataloader` alone, without `data`, has the same values. They are those of
-Detectron2's `common/coco_loader_lsj.py`.
+Detectron2's `common/coco_loader_lsj.py`; so are the pixels, with `data.exact=true`.
 
 Source: large-scale jitter: "Simple Copy-Paste", arXiv 2012.07177, section 3.
 """
@@ -26,6 +26,7 @@ data = {
     "keep_empty": False,  # whether images without objects are trained on
     "image_size": 1024,  # side of the square, in pixels
     "test_image_size": "${.image_size}",  # of the longer side of images at test
+    "exact": False,  # whether training images are resized as Detectron2 does, bit for bit
     "flip_prob": 0.5,
     "min_scale": 0.1,  # of the jitter, relative to image_size
     "max_scale": 2.0,
@@ -35,6 +36,7 @@ data = {
 _CHOICES = {
     "image_size": "${oc.select:data.image_size, 1024}",
     "test_image_size": "${oc.select:data.test_image_size, ${.image_size}}",
+    "exact": "${oc.select:data.exact, false}",
     "flip_prob": "${oc.select:data.flip_prob, 0.5}",
     "min_scale": "${oc.select:data.min_scale, 0.1}",
     "max_scale": "${oc.select:data.max_scale, 2.0}",
@@ -61,6 +63,7 @@ dataloader.train = L(build_detection_train_loader)(
         image_format="RGB",
         use_instance_mask=True,
         recompute_boxes=True,  # the crop cuts objects
+        exact="${...exact}",
     ),
     total_batch_size=64,
     num_workers=4,

@@ -17,8 +17,11 @@ import pytest
 from detectron2 import data as d2
 
 import vitdet_d2
+from tests.data import test_mapper as our_mapper
 from tests.runtime.bundled.data import test_dataset_mapper as mapper_cases
+from vitdet_d2.data.fixed_size_crop import FixedSizeCrop
 from vitdet_d2.data.loader import build_detection_train_loader
+from vitdet_d2.data.mapper import DatasetMapper
 from vitdet_d2.geometry.polygon_clip import clip_polygon
 
 RUNTIME = Path(vitdet_d2.__file__).parent / "runtime"
@@ -32,6 +35,7 @@ pytestmark = [
 
 record = mapper_cases.record
 test_large_scale_jitter = mapper_cases.test_large_scale_jitter_matches_detectron2
+test_exact_samples = our_mapper.test_exact_samples_are_detectron2s
 test_other_augmentations = mapper_cases.test_other_augmentations_match_detectron2
 
 
@@ -143,3 +147,52 @@ def test_clipped_polygons():
             for end in ("min", "max"):
                 found, expected = (getattr(np.concatenate(p), end)(axis=0) for p in (ours, theirs))
                 np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
+def _canonical(polygon):
+    """Return the corners of ``[x0, y0, ...]`` from the first one on, counter-clockwise."""
+    points = polygon.reshape(-1, 2)
+    x, y = points.T
+    if x @ np.roll(y, -1) < y @ np.roll(x, -1):
+        points = points[::-1]
+    return np.roll(points, -int(np.lexsort(points.round(6).T)[0]), axis=0)
+
+
+def test_polygons_of_samples(tmp_path):
+    """The same outlines: Detectron2's come out of shapely, which starts elsewhere."""
+    pytest.importorskip("shapely")
+    rng = np.random.default_rng(3)
+    record = our_mapper._record(tmp_path, size=(300, 400))
+    record["annotations"] = []
+    for _ in range(20):
+        angles = np.linspace(0, 2 * np.pi, rng.integers(5, 30), endpoint=False)
+        radii = rng.uniform(5, 80, len(angles))
+        star = rng.uniform(50, 300, 2) + np.stack([np.cos(angles), np.sin(angles)], 1) * radii[
+            :, None
+        ]
+        annotation = our_mapper.box_annotation(0, 0, 1, 1, 1)
+        record["annotations"].append({**annotation, "segmentation": [star.reshape(-1).tolist()]})
+    arguments = {"image_format": "RGB", "use_instance_mask": True, "recompute_boxes": True}
+    sizes = {"min_scale": 0.1, "max_scale": 2.0, "target_height": 256, "target_width": 256}
+    common = [d2.transforms.RandomFlip(), d2.transforms.ResizeScale(**sizes)]
+    crops = [FixedSizeCrop((256, 256), pad=False), d2.transforms.FixedSizeCrop((256, 256), pad=False)]
+    compared = 0
+    mappers = [
+        cls(True, augmentations=[*common, crop], **arguments)
+        for cls, crop in zip((DatasetMapper, d2.DatasetMapper), crops, strict=True)
+    ]
+    for seed in range(12):
+        ours, theirs = (our_mapper._sample(mapper, record, seed)[0] for mapper in mappers)
+        our_mapper._assert_equal(ours, theirs)
+        pairs = (s["instances"].gt_masks.polygons for s in (ours, theirs))
+        for our_pieces, their_pieces in zip(*pairs, strict=True):
+            found, expected = (
+                sorted(map(_canonical, p), key=lambda c: c.round(6).tolist())
+                for p in (our_pieces, their_pieces)
+            )
+            assert len(found) == len(expected)
+            for a, b in zip(found, expected, strict=True):
+                assert a.shape == b.shape
+                np.testing.assert_allclose(a, b, atol=1e-9)  # crossing points, in double precision
+                compared += 1
+    assert compared > 100

@@ -92,6 +92,8 @@ BEYOND = {
     "rope": None,
     "rel_pos_bias": None,
 }
+# How training images are resized: their grey values differ by up to 1, unless it is true.
+PIXELS = "exact"
 
 
 def plain(value):
@@ -125,6 +127,7 @@ def _call(cfg):
     given = {key: plain(item) for key, item in cfg.items() if key != "_target_"}
     arguments = {**plain(defaults), **given}
     if full_name in OURS:
+        arguments.pop(PIXELS, None)
         arguments = {k: v for k, v in arguments.items() if k not in BEYOND or v != BEYOND[k]}
     return name, arguments
 

@@ -57,13 +57,32 @@ def clip_polygon(polygon: Polygon, window: tuple[float, float, float, float]) ->
     return [piece for piece in pieces if not _is_flat(piece)]
 
 
-def _is_flat(polygon: Polygon) -> bool:
-    """Whether all corners lie on one line, so that nothing is enclosed."""
-    arms = polygon - polygon[0]
-    longest = arms[np.abs(arms).sum(axis=1).argmax()]
-    cross = arms[:, 0] * longest[1] - arms[:, 1] * longest[0]
+def flat_polygons(points: Polygon, starts: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Tell which polygons enclose nothing, because all of their corners lie on one line.
+
+    Args:
+        points: ``(P, 2)``, the corners of all polygons, one after the other.
+        starts: ``(Q,)``, the place of each polygon's first corner; none is empty.
+
+    Returns:
+        ``(Q,)``.
+    """
+    counts = np.diff(starts, append=len(points))
+    arms = points - np.repeat(points[starts], counts, axis=0)
+    lengths = np.abs(arms).sum(axis=1)
+    # The first of the longest arms of each polygon.
+    is_longest = lengths == np.repeat(np.maximum.reduceat(lengths, starts), counts)
+    places = np.flatnonzero(is_longest)
+    longest = arms[places[np.searchsorted(places, starts)]]
+    across = np.repeat(longest, counts, axis=0)
+    cross = np.abs(arms[:, 0] * across[:, 1] - arms[:, 1] * across[:, 0])
+    sizes = np.maximum(np.abs(longest).max(axis=1), 1e-12)
     # Relative to the size: coordinates carry rounding errors of about 1e-16 of their value.
-    return bool(np.abs(cross).max() <= 1e-12 * max(np.abs(longest).max(), 1e-12) ** 2)
+    return np.maximum.reduceat(cross, starts) <= 1e-12 * sizes**2
+
+
+def _is_flat(polygon: Polygon) -> bool:
+    return bool(flat_polygons(polygon, np.zeros(1, dtype=np.int64))[0])
 
 
 def _cut(polygon: Polygon, axis: int, bound: float, *, keep_above: bool) -> list[Polygon]:
