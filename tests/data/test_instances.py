@@ -71,9 +71,7 @@ def _reference(annotations, transforms, options):
 def test_equal_to_object_by_object(seed, masks, mask_format, recompute_boxes, mode):
     annotations = _annotations(seed, mode)
     before = copy.deepcopy(annotations)
-    options = InstanceOptions(
-        masks=masks, mask_format=mask_format, recompute_boxes=recompute_boxes
-    )
+    options = InstanceOptions(masks=masks, mask_format=mask_format, recompute_boxes=recompute_boxes)
     ours = build_instances(annotations, CHAIN, SIZE, options)
     theirs = _reference(annotations, CHAIN, options)
     assert annotations == before

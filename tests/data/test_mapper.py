@@ -10,7 +10,6 @@ import pytest
 import torch
 from detectron2 import data as detectron2_data
 from detectron2.data import transforms as T
-
 from PIL import Image
 
 from tests.runtime.bundled.data.images import box_annotation, make_records, pixels, save_image

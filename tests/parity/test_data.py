@@ -167,15 +167,18 @@ def test_polygons_of_samples(tmp_path):
     for _ in range(20):
         angles = np.linspace(0, 2 * np.pi, rng.integers(5, 30), endpoint=False)
         radii = rng.uniform(5, 80, len(angles))
-        star = rng.uniform(50, 300, 2) + np.stack([np.cos(angles), np.sin(angles)], 1) * radii[
-            :, None
-        ]
+        star = (
+            rng.uniform(50, 300, 2) + np.stack([np.cos(angles), np.sin(angles)], 1) * radii[:, None]
+        )
         annotation = our_mapper.box_annotation(0, 0, 1, 1, 1)
         record["annotations"].append({**annotation, "segmentation": [star.reshape(-1).tolist()]})
     arguments = {"image_format": "RGB", "use_instance_mask": True, "recompute_boxes": True}
     sizes = {"min_scale": 0.1, "max_scale": 2.0, "target_height": 256, "target_width": 256}
     common = [d2.transforms.RandomFlip(), d2.transforms.ResizeScale(**sizes)]
-    crops = [FixedSizeCrop((256, 256), pad=False), d2.transforms.FixedSizeCrop((256, 256), pad=False)]
+    crops = [
+        FixedSizeCrop((256, 256), pad=False),
+        d2.transforms.FixedSizeCrop((256, 256), pad=False),
+    ]
     compared = 0
     mappers = [
         cls(True, augmentations=[*common, crop], **arguments)

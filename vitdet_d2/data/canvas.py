@@ -65,7 +65,9 @@ class PillowCanvas:
 
     def flip(self, *, horizontally: bool) -> PillowCanvas:
         """Mirror."""
-        method = Image.Transpose.FLIP_LEFT_RIGHT if horizontally else Image.Transpose.FLIP_TOP_BOTTOM
+        method = (
+            Image.Transpose.FLIP_LEFT_RIGHT if horizontally else Image.Transpose.FLIP_TOP_BOTTOM
+        )
         return PillowCanvas(self._image.transpose(method))
 
     def resize(self, size: Size, window: Window, interp: Image.Resampling) -> PillowCanvas:

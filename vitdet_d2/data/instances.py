@@ -78,10 +78,11 @@ def build_instances(
     if options.masks and polygons is None:
         return None
     masks = None if polygons is None else _masks(polygons, len(annotations), image_size, options)
-    if masks is not None and options.recompute_boxes:
-        boxes = _mask_boxes(masks, polygons, len(annotations))
-    else:
-        boxes = _transformed_boxes(annotations, transforms, image_size)
+    boxes = (
+        _mask_boxes(masks, polygons, len(annotations))
+        if masks is not None and options.recompute_boxes
+        else _transformed_boxes(annotations, transforms, image_size)
+    )
     if boxes is None:
         return None
     keep = (boxes[:, 2:] - boxes[:, :2] > _EMPTY_BOX).all(axis=1)

@@ -120,15 +120,13 @@ def _crop(polygons: PolygonArrays, crop: CropTransform) -> PolygonArrays:
     if not len(polygons.counts):
         return polygons
     window = np.array((crop.x0, crop.y0, crop.x0 + crop.w, crop.y0 + crop.h), dtype=np.float64)
-    lowest, highest = extents(polygons)
-    inside = ((lowest >= window[:2]) & (highest <= window[2:])).all(axis=1)
-    outside = ((highest <= window[:2]) | (lowest >= window[2:])).any(axis=1)
-    flat = flat_polygons(polygons.points, polygons.starts)
-    drop = outside | (inside & flat)
-    crossing = ~inside & ~outside
     origin = window[:2]
-    if not crossing.any():
-        kept = ~drop
+    lowest, highest = extents(polygons)
+    inside: Array = np.all((lowest >= origin) & (highest <= window[2:]), axis=1)
+    outside: Array = np.any((highest <= origin) | (lowest >= window[2:]), axis=1)
+    flat = flat_polygons(polygons.points, polygons.starts)
+    kept = ~outside & ~(inside & flat)
+    if (inside | outside).all():
         points = polygons.points[np.repeat(kept, polygons.counts)]
         return PolygonArrays(
             points=points - origin, counts=polygons.counts[kept], owners=polygons.owners[kept]
@@ -137,11 +135,10 @@ def _crop(polygons: PolygonArrays, crop: CropTransform) -> PolygonArrays:
     pieces: list[Array] = []
     owners: list[int] = []
     for index, polygon in enumerate(polygons.split()):
-        if drop[index]:
-            continue
-        parts = clip_polygon(polygon, (x0, y0, x1, y1)) if crossing[index] else [polygon]
-        pieces += parts
-        owners += [int(polygons.owners[index])] * len(parts)
+        if kept[index]:
+            parts = [polygon] if inside[index] else clip_polygon(polygon, (x0, y0, x1, y1))
+            pieces += parts
+            owners += [int(polygons.owners[index])] * len(parts)
     return _from_pieces([piece - origin for piece in pieces], owners)
 
 
