@@ -44,6 +44,7 @@ def _canvases():
     return PillowCanvas(Image.fromarray(PIXELS)), TensorCanvas(torch.from_numpy(PIXELS.copy()))
 
 
+@pytest.mark.filterwarnings("ignore:The given NumPy array is not writable")  # fvcore's flip
 @pytest.mark.parametrize("name", CHAINS)
 def test_pixels_are_those_of_one_after_the_other(name):
     expected = PIXELS
