@@ -32,7 +32,7 @@ data = {
     "max_scale": 2.0,
 }
 
-# The recipe's choice; the number, where only this part of the recipe is loaded.
+# The recipe's choice; the value, where only this part of the recipe is loaded.
 _CHOICES = {
     "image_size": "${oc.select:data.image_size, 1024}",
     "test_image_size": "${oc.select:data.test_image_size, ${.image_size}}",
@@ -43,6 +43,7 @@ _CHOICES = {
 }
 # Of `dataloader`, five levels above an augmentation's argument.
 _SIZE, _TEST_SIZE = "${.....image_size}", "${.....test_image_size}"
+_SCALES = {"min_scale": "${.....min_scale}", "max_scale": "${.....max_scale}"}
 
 dataloader = OmegaConf.create(_CHOICES)
 
@@ -52,12 +53,7 @@ dataloader.train = L(build_detection_train_loader)(
         is_train=True,
         augmentations=[
             L(T.RandomFlip)(horizontal=True, prob="${.....flip_prob}"),
-            L(T.ResizeScale)(
-                min_scale="${.....min_scale}",
-                max_scale="${.....max_scale}",
-                target_height=_SIZE,
-                target_width=_SIZE,
-            ),
+            L(T.ResizeScale)(**_SCALES, target_height=_SIZE, target_width=_SIZE),
             L(FixedSizeCrop)(crop_size=("${......image_size}", "${......image_size}"), pad=False),
         ],
         image_format="RGB",
