@@ -20,6 +20,7 @@ from vitdet_d2.engine.block_options import checkpoint_activations, compile_block
 from vitdet_d2.engine.ema import WeightAverage
 from vitdet_d2.engine.settings import TrainSettings
 from vitdet_d2.errors import RecipeError
+from vitdet_d2.solver.fused_step import fuse_steps
 from vitdet_d2.solver.layer_decay import check_layer_decay
 
 logger = logging.getLogger(__name__)
@@ -146,6 +147,8 @@ def require_batch(cfg: DictConfig, settings: TrainSettings) -> None:
 def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Instantiate ``cfg.optimizer``, whose ``params.model`` becomes the model.
 
+    On CUDA its steps are fused, unless the recipe sets ``fused`` or ``foreach``.
+
     Raises:
         RecipeError: its learning rates decay by layers that the model does not have.
     """
@@ -153,7 +156,9 @@ def build_optimizer(cfg: DictConfig, model: nn.Module) -> torch.optim.Optimizer:
     factor = instantiate(OmegaConf.select(node, "params.lr_factor_func"))
     check_layer_decay(factor, (name for name, _ in model.named_parameters()))
     node.params.model = model
-    return instantiate(node)
+    optimizer = instantiate(node)
+    fuse_steps(optimizer)
+    return optimizer
 
 
 def build_scheduler(

@@ -38,6 +38,7 @@ from vitdet_d2.pretrained.model_statistics import (
     saved_statistics,
     statistics_of,
 )
+from vitdet_d2.solver.fused_step import keep_kernels
 
 logger = logging.getLogger(__name__)
 
@@ -179,6 +180,7 @@ class TrainingParts:
                 f"checkpoint: does not fit this recipe, was the recipe changed? {reason}"
             ) from error
         self._restore_statistics(state["vitdet_d2"])
+        keep_kernels(self.optimizer, configured)
         _warn_of_other_rates(configured, self.optimizer)
         self.scheduler.load_state_dict(state["scheduler"])
         # The saved rate follows from the schedule; with another max_iter it would be wrong.
