@@ -11,15 +11,17 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.poolers import ROIPooler
-from detectron2.modeling.roi_heads import (
-    CascadeROIHeads,
-    FastRCNNConvFCHead,
-    FastRCNNOutputLayers,
-)
+from detectron2.modeling.roi_heads import FastRCNNConvFCHead
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from vitdet_d2.heads import SoftNMSCascadeROIHeads, SoftNMSFastRCNNOutputLayers, soft_nms
+from vitdet_d2.heads import (
+    CascadeROIHeads,
+    FastRCNNOutputLayers,
+    SoftNMSCascadeROIHeads,
+    SoftNMSFastRCNNOutputLayers,
+    soft_nms,
+)
 
 SIZE = (64, 64)
 

@@ -91,7 +91,7 @@ def name_scope(name: str) -> Iterator[None]:
     """Prefix what is logged inside the block, by `log_scalars` or straight to the storage.
 
     Args:
-        name: without the slash.
+        name: without the slash; as in Detectron2, that of an inner block replaces it.
     """
     _scopes.append(f"{name}/")
     try:
@@ -118,7 +118,9 @@ def log_scalars(
         counts = torch.stack([count.detach().reshape(()).double() for count in counts])
     counts = counts.detach().double()
     if _collectors:
-        _collectors[-1].add(_Entry(counts=counts, scalars=scalars, prefix="".join(_scopes)))
+        _collectors[-1].add(
+            _Entry(counts=counts, scalars=scalars, prefix=_scopes[-1] if _scopes else "")
+        )
         return
     storage = get_event_storage()
     for name, value in scalars(counts.tolist()).items():

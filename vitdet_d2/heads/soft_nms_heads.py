@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.roi_heads import CascadeROIHeads, FastRCNNOutputLayers
 from detectron2.structures import Instances
 from torch import Tensor
 
+from vitdet_d2.heads.cascade_roi_heads import CascadeROIHeads
+from vitdet_d2.heads.fast_rcnn import FastRCNNOutputLayers
 from vitdet_d2.heads.soft_nms import SoftNMSMethod, check_soft_nms, soft_nms
 
 __all__ = ["SoftNMSCascadeROIHeads", "SoftNMSFastRCNNOutputLayers"]
