@@ -19,6 +19,7 @@ from detectron2.data.samplers import RepeatFactorTrainingSampler, TrainingSample
 from detectron2.utils import comm
 from torch.utils.data import IterableDataset
 
+from tests.data.test_device_batches import Recorder
 from tests.runtime.bundled.data.images import make_records
 from vitdet_d2.data import load_failures
 from vitdet_d2.data.load_failures import LoadingError, worker_error
@@ -155,6 +156,37 @@ def test_processes_share_repeated_images_without_overlap(monkeypatch):
         assert shares[-1] == _repeated_order(16, seed=5, rank=rank, world_size=3)
     together = [index for place in zip(*shares, strict=True) for index in place]
     assert together == _repeated_order(48, seed=5, rank=0, world_size=1)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_batches_read_ahead_do_not_count(monkeypatch, num_workers):
+    copies = Recorder()
+    monkeypatch.setattr("vitdet_d2.data.loader.copies_to", lambda device: copies)
+    expected = list(islice(_loader(), 6))
+    loader = _loader(num_workers=num_workers)
+    loader.to_device(torch.device("cuda"))
+    batches = iter(loader)
+    found = [next(batches) for _ in range(3)]
+    assert [name for name, _ in copies.events].count("start") == 4
+    assert loader.state() == {"seed": 5, "samples": 6}
+    del batches
+    resumed = _loader(num_workers=num_workers)
+    resumed.restore(loader.state())
+    found += list(islice(resumed, 3))
+    assert found == expected
+
+
+def test_unreadable_images_of_a_batch_ahead_are_not_counted_twice(tmp_path, monkeypatch):
+    monkeypatch.setattr("vitdet_d2.data.loader.copies_to", lambda device: Recorder())
+    records = make_records(tmp_path, SIZES)
+    (tmp_path / "003.png").write_bytes(b"")
+    mapper = DatasetMapper(True, augmentations=[], image_format="RGB")
+    arguments = {"mapper": mapper, "total_batch_size": 1, "aspect_ratio_grouping": False}
+    plain, ahead = _loader(records, **arguments), _loader(records, **arguments)
+    ahead.to_device(torch.device("cuda"))
+    batches = [[sample["image_id"] for [sample] in islice(loader, 14)] for loader in (plain, ahead)]
+    assert batches[0] == batches[1]
+    assert 3 not in batches[0]
 
 
 def test_restore_takes_over_seed_and_place():

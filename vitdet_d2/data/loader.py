@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler
 
 from vitdet_d2.data.batch_order import BatchOrder, Place, is_wide
+from vitdet_d2.data.device_batches import Copies, ahead, copies_to, pin
 from vitdet_d2.data.load_failures import (
     TIMEOUT_SECONDS,
     UNREADABLE,
@@ -100,6 +102,18 @@ class _Samples(Dataset):
                 raise record_error(record, error) from error
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Loaded:
+    """A batch, or the error in its place, and which images could not be read on the way to it."""
+
+    batch: Any
+    skipped: list[UnreadableImage]
+
+    def pin_memory(self) -> _Loaded:
+        """Return it in pinned memory; called by torch's DataLoader, in a thread of its own."""
+        return _Loaded(batch=pin(self.batch), skipped=self.skipped)
+
+
 class _Collate:
     """Separates the samples of a batch from the failures on the way to them."""
 
@@ -111,13 +125,14 @@ class _Collate:
         """
         self.collate_fn = collate_fn
 
-    def __call__(self, loaded: list[tuple[Any, list[UnreadableImage]]]) -> tuple[Any, Any]:
+    def __call__(self, loaded: list[tuple[Any, list[UnreadableImage]]]) -> _Loaded:
         samples = [sample for sample, _ in loaded]
         skipped = [image for _, images in loaded for image in images]
         for sample in samples:
             if isinstance(sample, DataError):
-                return sample, skipped
-        return (samples if self.collate_fn is None else self.collate_fn(samples)), skipped
+                return _Loaded(batch=sample, skipped=skipped)
+        batch = samples if self.collate_fn is None else self.collate_fn(samples)
+        return _Loaded(batch=batch, skipped=skipped)
 
 
 class TrainLoader:
@@ -152,8 +167,19 @@ class TrainLoader:
         self._seed = seed
         self._num_workers = num_workers
         self._collate = _Collate(collate_fn)
+        self._copies: Copies | None = None
         self._iteration = 0
         self._budget = SkipBudget(num_records=len(records))
+
+    def to_device(self, device: torch.device) -> None:
+        """Hand out batches that are on a device, from the next ``iter()`` on.
+
+        On CUDA one batch is read ahead; it counts when it is handed out.
+
+        Args:
+            device: the model's.
+        """
+        self._copies = copies_to(device)
 
     def seek(self, iteration: int) -> None:
         """Make the next ``iter()`` start at a batch.
@@ -194,7 +220,10 @@ class TrainLoader:
         self.seek(iteration)
 
     def __iter__(self) -> Iterator[Any]:
-        for batch, skipped in self._loaded():
+        loaded: Iterator[tuple[Any, list[UnreadableImage]]] = self._loaded()
+        if self._copies is not None:
+            loaded = ahead(loaded, self._copies)
+        for batch, skipped in loaded:
             self._budget.add(skipped)
             if isinstance(batch, DataError):
                 raise batch
@@ -213,7 +242,8 @@ class TrainLoader:
             generator=torch.Generator().manual_seed(self._seed % 2**63),
         )
         try:
-            yield from loader
+            for loaded in loader:
+                yield loaded.batch, loaded.skipped
         except RuntimeError as error:
             translated = worker_error(error, self._num_workers)
             if translated is error:

@@ -179,7 +179,7 @@ def build_scheduler(
     return LRMultiplier(optimizer, multiplier, max(max_iter, 1))
 
 
-def build_train_loader(cfg: DictConfig, seed: int) -> Any:
+def build_train_loader(cfg: DictConfig, seed: int, device: torch.device | None = None) -> Any:
     """Instantiate ``cfg.dataloader.train`` with a seed for its order and augmentations.
 
     Detectron2's own loader is replaced by ours, which gives the same batches and can be resumed.
@@ -187,6 +187,7 @@ def build_train_loader(cfg: DictConfig, seed: int) -> Any:
     Args:
         cfg: a recipe.
         seed: taken where the recipe leaves the loader's seed open.
+        device: where our loader's batches are used; None: they stay on the CPU.
     """
     node = _editable(cfg.dataloader.train)
     if _name_of(node.get("_target_")) in _UPSTREAM_LOADERS and set(node) <= _LOADER_KEYS:
@@ -201,6 +202,8 @@ def build_train_loader(cfg: DictConfig, seed: int) -> Any:
             "dataloader.train: %s cannot continue in mid-epoch; a resumed run sees other data",
             type(loader).__name__,
         )
+    if device is not None and hasattr(loader, "to_device"):
+        loader.to_device(device)
     return loader
 
 

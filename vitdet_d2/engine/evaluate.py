@@ -19,6 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from vitdet_d2.checks.square_pad import refuse_cropping
+from vitdet_d2.data.device_batches import DeviceBatches
 from vitdet_d2.engine import random_state
 from vitdet_d2.engine.build import resolve_device
 from vitdet_d2.engine.inputs import prepare_inputs
@@ -123,6 +124,7 @@ def evaluate_model(
     folder = output_dir / RESULTS_FOLDER
     with random_state.preserved():
         loader = wrap_loader(instantiate(cfg.dataloader.test))
+        loader = DeviceBatches(loader, next(model.parameters()).device)
         if shows_bars():
             loader = EvaluationBar(loader)
         evaluator = instantiate(_evaluator_node(cfg, folder))

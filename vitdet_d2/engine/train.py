@@ -206,7 +206,7 @@ def _build_parts(
         model=model,
         optimizer=optimizer,
         scheduler=build_scheduler(cfg, optimizer, settings.max_iter),
-        loader=build_train_loader(cfg, seed),
+        loader=build_train_loader(cfg, seed, device),
         grad_scaler=torch.amp.GradScaler(device.type) if use_scaler else None,
         seed=seed,
         max_iter=settings.max_iter,

@@ -122,13 +122,18 @@ class PackedPolygons:
             device: where to.
             non_blocking: as for ``Tensor.to``; from pinned memory the copy then waits for nothing.
         """
-        return self._map(lambda value: value.to(device, non_blocking=non_blocking))
+        return self.map(lambda value: value.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> PackedPolygons:
         """Return the polygons in page-locked memory of the host, as loaders ask for."""
-        return self._map(Tensor.pin_memory)
+        return self.map(Tensor.pin_memory)
 
-    def _map(self, change: Callable[[Tensor], Tensor]) -> PackedPolygons:
+    def map(self, change: Callable[[Tensor], Tensor]) -> PackedPolygons:
+        """Return the polygons with other tensors.
+
+        Args:
+            change: called with every tensor; keeps its shape.
+        """
         return PackedPolygons(
             points=change(self.points),
             next_point=change(self.next_point),
