@@ -22,13 +22,10 @@ def _batch():
         gt_masks=PolygonMasks([[SQUARE], [SQUARE / 2, SQUARE + 2]]),
     )
     bits = Instances((8, 9), gt_masks=BitMasks(torch.ones(2, 8, 9, dtype=torch.bool)))
+    image = torch.arange(216, dtype=torch.uint8).reshape(3, 8, 9)
     return [
-        {
-            "image": torch.zeros(3, 8, 9, dtype=torch.uint8),
-            "file_name": "a",
-            "instances": instances,
-        },
-        {"image": torch.ones(3, 8, 9, dtype=torch.uint8), "ids": [1, 2], "instances": bits},
+        {"image": image, "file_name": "a", "instances": instances},
+        {"image": image + 1, "ids": [1, 2], "instances": bits},
     ]
 
 
