@@ -22,6 +22,7 @@ from vitdet_d2.engine.block_options import checkpoint_activations, compile_block
 from vitdet_d2.engine.ema import WeightAverage
 from vitdet_d2.engine.settings import TrainSettings
 from vitdet_d2.errors import RecipeError
+from vitdet_d2.layers.channel_norm import fuse_channel_norms
 from vitdet_d2.solver.fused_step import fuse_steps
 from vitdet_d2.solver.layer_decay import check_layer_decay
 
@@ -81,7 +82,7 @@ def autocast_dtype(settings: TrainSettings, device: torch.device) -> torch.dtype
 
 def build_model(cfg: DictConfig, device: torch.device) -> nn.Module:
     """Instantiate ``cfg.model`` on a device; it refuses images that its padding would cut off."""
-    return refuse_cropping(instantiate(cfg.model).to(device))
+    return fuse_channel_norms(refuse_cropping(instantiate(cfg.model).to(device)))
 
 
 def apply_block_options(

@@ -31,6 +31,7 @@ from vitdet_d2.engine.recipe_json import from_json
 from vitdet_d2.engine.recipes import complete, load_recipe
 from vitdet_d2.engine.settings import read_settings
 from vitdet_d2.errors import RecipeError, WeightsError
+from vitdet_d2.layers.channel_norm import fuse_channel_norms
 from vitdet_d2.pretrained import load
 from vitdet_d2.pretrained.entry import read_entry
 from vitdet_d2.pretrained.reader import read_weights
@@ -133,7 +134,7 @@ def assemble(
     Raises:
         WeightsError: the weights do not fit the model.
     """
-    model = instantiate(for_inference(cfg.model)).to(device).eval()
+    model = fuse_channel_norms(instantiate(for_inference(cfg.model)).to(device).eval())
     load(model, weights, strict_heads=True, content=content)
     classes = find_classes(cfg, read_entry(weights, content), num_classes_of(model))
     return Detector(

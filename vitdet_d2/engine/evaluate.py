@@ -27,6 +27,7 @@ from vitdet_d2.engine.progress import EvaluationBar
 from vitdet_d2.engine.settings import read_settings
 from vitdet_d2.engine.terminal import shows_bars
 from vitdet_d2.errors import RecipeError, WeightsError
+from vitdet_d2.layers.channel_norm import fuse_channel_norms
 from vitdet_d2.zoo import for_inference
 
 logger = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def do_eval(cfg: DictConfig) -> dict[str, Any]:
         raise RecipeError("dataloader.evaluator: the recipe has none, so nothing can be evaluated")
     info = prepare_inputs(cfg, settings.init_checkpoint, training=False)
     model = instantiate(for_inference(cfg.model)).to(resolve_device(settings.device))
-    refuse_cropping(model)
+    fuse_channel_norms(refuse_cropping(model))
     report = load(model, settings.init_checkpoint, strict_heads=True)
     require_same_classes(report.thing_classes, info.thing_classes, settings.init_checkpoint)
     return evaluate_model(cfg, model, settings.output_dir)

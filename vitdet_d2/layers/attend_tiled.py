@@ -59,9 +59,9 @@ def attend_tiled(q: Tensor, k: Tensor, v: Tensor, terms: Terms, scale: float) ->
 
 def _with_onednn(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
     """Attend with a packed key ``(N, C)`` and a packed value ``(C, N)``."""
-    weights = onednn.linear_add(query, key, bias)
+    weights = onednn.product(query, key, bias)
     torch.softmax(weights, -1, out=weights)
-    return onednn.linear(weights, value, None)
+    return onednn.product(weights, value)
 
 
 def _with_torch(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,12 +17,6 @@ class Linear(nn.Linear):
         """Map ``(..., in_features)`` to ``(..., out_features)``."""
         return linear(input, self.weight, self.bias)
 
-    def with_gelu(self, input: Tensor) -> Tensor:
-        """Map ``(..., in_features)`` to the exact GELU of `forward`."""
-        if onednn.usable(input, self.weight):
-            return onednn.linear(input, self.weight, self.bias, "gelu")
-        return F.gelu(self(input))
-
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Return ``x weight^T + bias``.
@@ -34,6 +29,6 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     Returns:
         ``(..., N)``.
     """
-    if onednn.usable(x, weight):
+    if x.dtype == torch.float32 and onednn.usable(x, weight):
         return onednn.linear(x, weight, bias)
     return F.linear(x, weight, bias)

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from vitdet_d2.layers.linear import Linear
-from vitdet_d2.layers.watched import watched
 
 # How near below a whole number a width is that number: 1536 * (4096 / 1536) need not be 4096.
 _ROUNDING = 1e-3
@@ -50,12 +49,4 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(..., in_features)`` to the same shape."""
-        return self.fc2(self._hidden(x))
-
-    def _hidden(self, x: Tensor) -> Tensor:
-        """Map ``(..., in_features)`` to the activations between the layers."""
-        fused = type(self.act) is nn.GELU and self.act.approximate == "none"
-        # What replaces or watches a layer must see its input and output.
-        if fused and type(self.fc1) is Linear and not watched(self.fc1, self.act):
-            return self.fc1.with_gelu(x)
-        return self.act(self.fc1(x))
+        return self.fc2(self.act(self.fc1(x)))

@@ -9,6 +9,8 @@ from functools import partial
 from detectron2.layers import get_norm
 from torch import nn
 
+from vitdet_d2.layers.channel_norm import ChannelLayerNorm
+
 
 def layer_norm(eps: float) -> Callable[[int], nn.LayerNorm]:
     """Return a factory of layer norms of tokens, for the argument ``norm_layer`` of `ViT`.
@@ -24,11 +26,13 @@ def layer_norm(eps: float) -> Callable[[int], nn.LayerNorm]:
 def channel_norm(norm: str | Callable[[int], nn.Module], channels: int) -> nn.Module:
     """Return a norm of feature maps ``(B, C, H, W)``; the identity if the name is empty.
 
-    ``"LN"`` is the runtime's norm over channels, which is no `nn.LayerNorm`: optimizer groups
-    and a ViT-wide initialisation tell the two apart.
+    ``"LN"`` is a norm over channels, which is no `nn.LayerNorm`: optimizer groups and a ViT-wide
+    initialisation tell the two apart.
 
     Args:
         norm: as `detectron2.layers.get_norm` takes it.
         channels: channels of the maps.
     """
+    if norm == "LN":
+        return ChannelLayerNorm(channels)
     return get_norm(norm, channels) or nn.Identity()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.layers.norm import channel_norm
+from vitdet_d2.layers.upsample import Upsample2x
 
 
 class ResampledMaps(Backbone):
@@ -151,15 +152,15 @@ def resampling_layers(
     """
     half, quarter = (dim // 2, dim // 4) if halve else (dim, dim)
     if scale == 4.0:
-        layers = [
-            nn.ConvTranspose2d(dim, half, kernel_size=2, stride=2),
+        layers: list[nn.Module] = [
+            Upsample2x(dim, half),
             channel_norm(norm, half),
             nn.GELU(),
-            nn.ConvTranspose2d(half, quarter, kernel_size=2, stride=2),
+            Upsample2x(half, quarter),
         ]
         return layers, quarter
     if scale == 2.0:
-        return [nn.ConvTranspose2d(dim, half, kernel_size=2, stride=2)], half
+        return [Upsample2x(dim, half)], half
     if scale == 1.0:
         return [], dim
     if scale == 0.5:

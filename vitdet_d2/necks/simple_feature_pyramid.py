@@ -13,10 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from detectron2.layers import Conv2d, get_norm
+from detectron2.layers import Conv2d
 from detectron2.modeling.backbone.backbone import Backbone
 from torch import Tensor, nn
 
+from vitdet_d2.layers.norm import channel_norm
 from vitdet_d2.necks.resampling import level_strides, map_shape, resampling_layers
 
 
@@ -123,8 +124,8 @@ def _make_stage(dim: int, out_channels: int, scale: float, norm: str) -> nn.Sequ
     """
     layers, dim = resampling_layers(dim, scale, norm, halve=True)
     bias = norm == ""
-    project = Conv2d(dim, out_channels, 1, bias=bias, norm=get_norm(norm, out_channels))
+    project = Conv2d(dim, out_channels, 1, bias=bias, norm=channel_norm(norm, out_channels))
     smooth = Conv2d(
-        out_channels, out_channels, 3, padding=1, bias=bias, norm=get_norm(norm, out_channels)
+        out_channels, out_channels, 3, padding=1, bias=bias, norm=channel_norm(norm, out_channels)
     )
     return nn.Sequential(*layers, project, smooth)
