@@ -20,6 +20,13 @@ train = {
         "find_unused_parameters": False,
         "fp16_compression": False,
     },
+    "fsdp": {
+        "enabled": False,
+        "shard_size": None,  # processes that share one copy of the weights; null: all
+        "reshard_after_forward": True,
+        "param_dtype": None,  # bf16: gathered in half precision
+        "checkpoints": "whole",  # or sharded
+    },
     "checkpointer": {"period": 5000, "max_to_keep": 100},
     "eval_period": 5000,
     "log_period": 20,

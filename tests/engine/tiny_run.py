@@ -32,8 +32,8 @@ from torch import Tensor, nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 
 from vitdet_d2.data.loader import build_detection_train_loader
-from vitdet_d2.engine.build import wrap_parallel
 from vitdet_d2.engine.checkpoint_store import CheckpointStore
+from vitdet_d2.engine.parallel import wrap_parallel
 from vitdet_d2.engine.settings import read_settings
 from vitdet_d2.engine.train import do_train
 from vitdet_d2.engine.trainer import Trainer

@@ -214,6 +214,13 @@ def test_training_settings(pair):
             "normalisation": "source",
         },
         "amp": {"enabled": True, "dtype": "bf16"},
+        "fsdp": {
+            "enabled": False,
+            "shard_size": None,
+            "reshard_after_forward": True,
+            "param_dtype": None,
+            "checkpoints": "whole",
+        },
         "device": "auto",
         "seed": -1,
         "global_batch": None,

@@ -49,8 +49,13 @@ class Report:
 
 
 def exchange(
-    losses: Sequence[Tensor], grad_norm: Tensor, *, data_time: float, signum: int
-) -> list[Report]:
+    losses: Sequence[Tensor],
+    grad_norm: Tensor,
+    *,
+    data_time: float,
+    signum: int,
+    own: Tensor | None = None,
+) -> tuple[list[Report], list[float]]:
     """Give every rank's report to every rank; one collective, one wait for the device.
 
     Args:
@@ -58,21 +63,33 @@ def exchange(
         grad_norm: a scalar on the device.
         data_time: in seconds.
         signum: 0 for none.
+        own: ``(n,)`` numbers that are read by the way and stay on this rank.
+
+    Returns:
+        A report of every rank, and the numbers of ``own``.
     """
-    values = [loss.detach().reshape(()) for loss in losses]
-    on_device = torch.stack([v.double() for v in (*values, grad_norm)])
-    host = torch.tensor([data_time, float(signum)], dtype=torch.float64)
-    if comm.get_world_size() == 1:
-        rows = [on_device.tolist() + host.tolist()]
-    else:
-        mine = torch.cat([on_device, host.to(on_device.device)])
-        gathered = [torch.empty_like(mine) for _ in range(comm.get_world_size())]
-        dist.all_gather(gathered, mine)
-        rows = torch.stack(gathered).tolist()
-    return [
-        Report(losses=tuple(row[:-3]), grad_norm=row[-3], data_time=row[-2], signum=int(row[-1]))
-        for row in rows
+    device = grad_norm.device
+    values = [value.detach().reshape(()).double() for value in (*losses, grad_norm)]
+    # Filled in on the device: a copy from the host would wait for it.
+    values += [
+        torch.full((), value, dtype=torch.float64, device=device)
+        for value in (data_time, float(signum))
     ]
+    rows = torch.stack(values)[None]
+    if comm.get_world_size() > 1:
+        gathered = [torch.empty_like(rows[0]) for _ in range(comm.get_world_size())]
+        dist.all_gather(gathered, rows[0])
+        rows = torch.stack(gathered)
+    parts = [rows.flatten()]
+    if own is not None and len(own):
+        parts.append(own.double().to(device, non_blocking=True))
+    numbers = torch.cat(parts).tolist()
+    width = len(values)
+    reports = [
+        Report(losses=tuple(row[:-3]), grad_norm=row[-3], data_time=row[-2], signum=int(row[-1]))
+        for row in (numbers[i * width : (i + 1) * width] for i in range(len(rows)))
+    ]
+    return reports, numbers[rows.numel() :]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,8 +46,8 @@ class BestWeights:
         Args:
             store: of the run.
             metric: its name in the results of evaluation, ``task/metric``; higher is better.
-            collect_weights: the weights that were evaluated, given the iteration; called on the
-                main process alone.
+            collect_weights: the weights that were evaluated, given the iteration; called on
+                every rank, used on the main process.
             meta: entries of the manifest.
         """
         self._store = store
@@ -90,29 +90,38 @@ class BestWeights:
             RecipeError: on every rank, if there is no such metric.
             CheckpointWriteError: on every rank, if the file system refused.
         """
-        failure: UserError | None = None
-        if comm.is_main_process() and numbers:
-            try:
-                self._consider(numbers, iteration)
-            except UserError as error:
-                failure = error
-        is_recipe, message = comm.all_gather(
-            (isinstance(failure, RecipeError), str(failure or ""))
-        )[0]
+        value, message = comm.all_gather(self._better(numbers))[0]
         if message:
-            raise (RecipeError if is_recipe else CheckpointWriteError)(message) from failure
-
-    def _consider(self, numbers: Mapping[str, float], iteration: int) -> None:
-        if self._metric not in numbers:
-            error = unknown_metric(self._metric, numbers)
-            raise error
-        value = float(numbers[self._metric])
-        if not value > self._highest or not math.isfinite(value):
-            logger.info("%s %.4g; the best is %.4g", self._metric, value, self._highest)
+            raise RecipeError(message)
+        if value is None:
             return
+        weights = self._collect_weights(iteration)
+        failure = ""
+        if comm.is_main_process():
+            try:
+                self._save(weights, value, iteration)
+            except UserError as error:
+                failure = str(error)
+        failure = comm.all_gather(failure)[0]
+        if failure:
+            raise CheckpointWriteError(failure)
+
+    def _better(self, numbers: Mapping[str, float]) -> tuple[float | None, str]:
+        """The metric's value if it is the best, and what is wrong with the metric."""
+        if not comm.is_main_process() or not numbers:
+            return None, ""
+        if self._metric not in numbers:
+            return None, str(unknown_metric(self._metric, numbers))
+        value = float(numbers[self._metric])
+        if value > self._highest and math.isfinite(value):
+            return value, ""
+        logger.info("%s %.4g; the best is %.4g", self._metric, value, self._highest)
+        return None, ""
+
+    def _save(self, weights: Mapping[str, Any], value: float, iteration: int) -> None:
         path = self._store.save_weights(
             BEST,
-            self._collect_weights(iteration),
+            weights,
             iteration=iteration,
             meta={**self._meta, "best": {"metric": self._metric, "value": value}},
         )

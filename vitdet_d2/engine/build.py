@@ -9,9 +9,7 @@ from typing import Any
 
 import torch
 from detectron2.config import instantiate
-from detectron2.engine import create_ddp_model
 from detectron2.solver import LRMultiplier
-from detectron2.utils import comm
 from fvcore.common.param_scheduler import ParamScheduler
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
@@ -206,19 +204,6 @@ def build_train_loader(cfg: DictConfig, seed: int, device: torch.device | None =
     if device is not None and hasattr(loader, "to_device"):
         loader.to_device(device)
     return loader
-
-
-def wrap_parallel(model: nn.Module, settings: TrainSettings) -> nn.Module:
-    """Wrap the model for data parallelism where there are several processes."""
-    options = dict(settings.ddp)
-    compress = bool(options.pop("fp16_compression", False))
-    if next(model.parameters()).device.type == "cpu":
-        # Detectron2's default is the local rank's GPU.
-        options["device_ids"] = None
-        if compress and comm.get_world_size() > 1:
-            logger.info("train.ddp.fp16_compression is ignored on the CPU")
-        compress = False
-    return create_ddp_model(model, fp16_compression=compress, **options)
 
 
 def _editable(node: DictConfig) -> DictConfig:

@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from vitdet_d2.engine.sharded_tensors import local, spread
+
 
 class WeightAverage:
     """The average of one model's weights, on the model's device; the same on every rank."""
@@ -56,14 +58,15 @@ class WeightAverage:
         """Take in the model's weights after a step; nothing waits for the device."""
         if not self._average:
             return
-        weights = [p.detach().float() for p in self._parameters.values()]  # no copy in float32
-        torch._foreach_lerp_(list(self._average.values()), weights, 1.0 - self.decay)
+        weights = [local(p).float() for p in self._parameters.values()]  # no copy in float32
+        averages = [local(average) for average in self._average.values()]
+        torch._foreach_lerp_(averages, weights, 1.0 - self.decay)
 
     @contextlib.contextmanager
     def in_place_of_weights(self) -> Iterator[None]:
         """Inside the block the model has the average; nothing is copied, unless precisions differ.
 
-        Training must not go on inside, nor the average be updated.
+        Training must not go on inside, nor the average be updated; the weights are not sharded.
         """
         own = {name: p.data for name, p in self._parameters.items()}
         try:
@@ -100,4 +103,4 @@ class WeightAverage:
                 f"for example {', '.join(wrong[:3])}"
             )
         for name, average in self._average.items():
-            average.copy_(state[name])
+            average.copy_(spread(state[name], average))

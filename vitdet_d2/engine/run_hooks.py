@@ -55,8 +55,8 @@ def run_hooks(
             where = f"stopped in evaluation; saved {trainer.last_checkpoint}; use --resume"
             return InterruptibleLoader(loader, stop, where)
 
-        with parts.evaluated_weights():
-            return evaluate_model(cfg, parts.model, settings.output_dir, wrap_loader=interruptible)
+        with parts.evaluated_model() as model:
+            return evaluate_model(cfg, model, settings.output_dir, wrap_loader=interruptible)
 
     meta = manifest_meta(parts)
     best = _best_weights(settings, parts, store, meta)

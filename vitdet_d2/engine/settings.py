@@ -16,6 +16,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from vitdet_d2.engine.init_options import InitOptions, read_init_options
+from vitdet_d2.engine.shard_settings import ShardSettings, read_shard_settings
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.layers.recompute import Recompute, check_recompute
 from vitdet_d2.zoo.initialisations import starts_at_random
@@ -35,7 +36,9 @@ class TrainSettings:
         max_iter: iterations in all.
         device: "auto", "cuda" or "cpu", or any name that torch knows.
         amp_dtype: what autocast computes in on a GPU; None where ``amp.enabled`` is false.
-        ddp: arguments of `DistributedDataParallel`, and ``fp16_compression``.
+        ddp: arguments of `DistributedDataParallel`, ``fp16_compression`` and
+            ``bf16_compression``.
+        fsdp: how weights are sharded over processes; None: they are not.
         checkpoint_period: iterations between checkpoints (``checkpointer.period``).
         max_to_keep: how many checkpoints stay (``checkpointer.max_to_keep``); None: all.
         eval_period: iterations between evaluations; 0: only at the end.
@@ -65,6 +68,7 @@ class TrainSettings:
     device: str
     amp_dtype: torch.dtype | None
     ddp: dict[str, Any]
+    fsdp: ShardSettings | None
     checkpoint_period: int
     max_to_keep: int | None
     eval_period: int
@@ -101,6 +105,7 @@ def read_settings(cfg: DictConfig) -> TrainSettings:
         device=str(_get(cfg, "device", "auto")),
         amp_dtype=_amp_dtype(cfg),
         ddp=_plain(cfg, "ddp"),
+        fsdp=read_shard_settings(cfg),
         checkpoint_period=_count(cfg, "checkpointer.period", 5000, least=1),
         max_to_keep=None
         if max_to_keep is None

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from detectron2.utils import comm
 from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from vitdet_d2.engine import random_state
 from vitdet_d2.engine.attention_choice import choose_attention
@@ -31,19 +32,21 @@ from vitdet_d2.engine.build import (
     build_train_loader,
     require_batch,
     resolve_device,
-    wrap_parallel,
 )
 from vitdet_d2.engine.checkpoint_store import FINAL, CheckpointStore
 from vitdet_d2.engine.evaluate import draw_pictures
 from vitdet_d2.engine.init_options import save_load_report
 from vitdet_d2.engine.inputs import prepare_inputs
+from vitdet_d2.engine.parallel import wrap_parallel
 from vitdet_d2.engine.recipe_json import to_json
 from vitdet_d2.engine.recipe_statistics import use_statistics
 from vitdet_d2.engine.run_hooks import run_hooks
 from vitdet_d2.engine.settings import TrainSettings, read_settings
+from vitdet_d2.engine.sharding import shard_model
 from vitdet_d2.engine.stop_signals import StopRequest
 from vitdet_d2.engine.trainer import Trainer
 from vitdet_d2.engine.training_state import TrainingParts, restore_rng
+from vitdet_d2.engine.whole_copy import WholeCopy
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.solver.batch_plan import MICRO_KEY
 from vitdet_d2.solver.epochs import settle_epochs
@@ -91,18 +94,12 @@ def do_train(
     random_state.seed_everything(seed + comm.get_rank())
 
     precision = autocast_dtype(settings, device)
-    parts = _build_parts(cfg, settings, device, seed, info, precision)
+    parts = _build_parts(cfg, settings, device, seed, info, precision, first_weights)
     start_iter = 0
     if state is not None:
         start_iter = parts.restore(state)
         logger.info("Resuming from %s at iteration %d", found, start_iter)
-    elif first_weights:
-        report = settings.init_options.load(parts.model, first_weights)
-        if comm.is_main_process():
-            save_load_report(report, settings.output_dir)
-        if parts.average is not None:
-            parts.average.restart()
-    else:
+    elif not first_weights:
         logger.info("train.init_checkpoint names no weights: training starts at random ones")
     use_statistics(cfg, parts.model)
     parts = dataclasses.replace(parts, recipe=to_json(cfg))
@@ -127,9 +124,10 @@ def do_train(
         if on_accepted is not None:
             on_accepted(cfg)
         trainer.train(start_iter, settings.max_iter)
-    if settings.pictures and comm.is_main_process():
-        with parts.evaluated_weights():
-            draw_pictures(cfg, parts.model, settings.output_dir, count=settings.pictures)
+    if settings.pictures:
+        with parts.evaluated_model() as model:
+            if comm.is_main_process():
+                draw_pictures(cfg, model, settings.output_dir, count=settings.pictures)
     logger.info("Trained for %d iterations; weights in %s", settings.max_iter, store.folder / FINAL)
     comm.synchronize()
 
@@ -191,6 +189,7 @@ def _build_parts(
     seed: int,
     info: Any,
     precision: torch.dtype | None,
+    first_weights: str,
 ) -> TrainingParts:
     if settings.best_metric is not None:
         require_metric(cfg, settings.best_metric, info.thing_classes)
@@ -199,7 +198,12 @@ def _build_parts(
     )
     logger.debug("Model:\n%s", model)
     choose_attention(model, precision, training=True)
+    if first_weights:
+        report = settings.init_options.load(model, first_weights)
+        if comm.is_main_process():
+            save_load_report(report, settings.output_dir)
     frozen = apply_block_options(model, settings, device)
+    whole_copy = _shard(model, settings, device, precision)
     optimizer = build_optimizer(cfg, model)
     use_scaler = precision is torch.float16
     return TrainingParts(
@@ -216,4 +220,23 @@ def _build_parts(
         accumulate=settings.accumulate,
         average=build_average(model, settings),
         frozen=frozen,
+        whole_copy=whole_copy,
     )
+
+
+def _shard(
+    model: nn.Module, settings: TrainSettings, device: torch.device, precision: torch.dtype | None
+) -> WholeCopy | None:
+    """Shard the model if that is asked for; return what is evaluated in its place."""
+    wanted = settings.fsdp
+    if wanted is None:
+        return None
+    if comm.get_world_size() == 1:
+        logger.info("train.fsdp: one process has nothing to share")
+        return None
+    if wanted.param_dtype is not None and precision is None:
+        logger.info("train.fsdp.param_dtype is ignored where mixed precision is off")
+        wanted = dataclasses.replace(wanted, param_dtype=None)
+    whole_copy = WholeCopy(model)
+    shard_model(model, wanted, device)
+    return whole_copy

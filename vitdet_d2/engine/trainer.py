@@ -19,8 +19,6 @@ from detectron2.engine import TrainerBase
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from vitdet_d2.engine import random_state
 from vitdet_d2.engine.agreement import (
@@ -31,7 +29,10 @@ from vitdet_d2.engine.agreement import (
     file_names,
     require_finite,
 )
+from vitdet_d2.engine.parallel import unsynchronised
+from vitdet_d2.engine.sharded_tensors import clip, total_norm
 from vitdet_d2.engine.stop_signals import StopRequest, held_back
+from vitdet_d2.heads.late_scalars import LateScalars, collected
 
 __all__ = ["NonFiniteError", "Trainer", "mean_losses"]
 
@@ -122,17 +123,18 @@ class Trainer(TrainerBase):
         assert self.model.training, "the model was left in evaluation mode"
         self.optimizer.zero_grad()
         batches, data_time = [], 0.0
-        for number in range(self._accumulate):
-            start = time.perf_counter()
-            batch = self._next_batch()
-            data_time += time.perf_counter() - start
-            # Ranks exchange gradients once, in the backward pass of the last batch.
-            is_last = number == self._accumulate - 1
-            with contextlib.nullcontext() if is_last else _unsynchronised(self.model):
-                losses = self._backward(batch)
-            batches.append(Batch(losses=losses, file_names=file_names(batch)))
+        with collected() as logged:
+            for number in range(self._accumulate):
+                start = time.perf_counter()
+                batch = self._next_batch()
+                data_time += time.perf_counter() - start
+                # Ranks exchange gradients once, in the backward pass of the last batch.
+                is_last = number == self._accumulate - 1
+                with contextlib.nullcontext() if is_last else unsynchronised(self.model):
+                    losses = self._backward(batch)
+                batches.append(Batch(losses=losses, file_names=file_names(batch)))
         self.after_backward()
-        self._accept_and_step(batches, data_time)
+        self._accept_and_step(batches, data_time, logged)
 
     def _backward(self, batch: Sequence[Mapping[str, Any]]) -> dict[str, Tensor]:
         """Add this batch's share to the gradients, and return its losses.
@@ -155,12 +157,21 @@ class Trainer(TrainerBase):
         (total if self.grad_scaler is None else self.grad_scaler.scale(total)).backward()
         return {name: loss.detach() for name, loss in losses.items()}
 
-    def _accept_and_step(self, batches: Sequence[Batch], data_time: float) -> None:
-        """Update the weights, if every rank's losses and gradients are finite."""
+    def _accept_and_step(
+        self, batches: Sequence[Batch], data_time: float, logged: LateScalars
+    ) -> None:
+        """Update the weights, if every rank's losses and gradients are finite.
+
+        The host waits for the device once, to read losses, norm and what the heads have logged.
+        """
         losses = mean_losses(batches)
         norm = self._gradient_norm()
-        reports = exchange(
-            list(losses.values()), norm, data_time=data_time, signum=self._stop.signum
+        reports, numbers = exchange(
+            list(losses.values()),
+            norm,
+            data_time=data_time,
+            signum=self._stop.signum,
+            own=logged.values(),
         )
         self.stop_signum = max(report.signum for report in reports)
         require_finite(
@@ -171,11 +182,12 @@ class Trainer(TrainerBase):
             learning_rate=max(float(group["lr"]) for group in self.optimizer.param_groups),
             last_checkpoint=self.last_checkpoint,
         )
+        logged.put(self.storage, numbers)
         self._put_metrics(list(losses), reports, data_time)
         if self._max_grad_norm is not None:
             # Beyond the range of numbers (-1) nothing is left of a gradient, not its reverse.
             norm = torch.where(norm < 0, torch.inf, norm)
-            clip_grads_with_norm_(self.model.parameters(), self._max_grad_norm, norm)
+            clip(self.model.parameters(), self._max_grad_norm, norm)
         if self.grad_scaler is None:
             self.optimizer.step()
         else:
@@ -193,9 +205,9 @@ class Trainer(TrainerBase):
         if not gradients or (scaler is not None and self._max_grad_norm is None):
             return torch.zeros((), device=self._device)
         if scaler is None:
-            return get_total_norm(gradients)
+            return total_norm(gradients)
         scaler.unscale_(self.optimizer)
-        norm = get_total_norm(gradients)
+        norm = total_norm(gradients)
         return torch.where(norm.isfinite(), norm, -1.0)
 
     def _next_batch(self) -> Sequence[Mapping[str, Any]]:
@@ -255,10 +267,3 @@ def mean_losses(batches: Sequence[Batch]) -> dict[str, Tensor]:
         name: torch.stack([loss.reshape(()).double() for loss in losses]).sum() / len(batches)
         for name, losses in found.items()
     }
-
-
-def _unsynchronised(model: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """A block in which backward passes leave the gradients of other ranks alone."""
-    if isinstance(model, DistributedDataParallel):
-        return model.no_sync()
-    return contextlib.nullcontext()

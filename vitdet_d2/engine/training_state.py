@@ -15,7 +15,7 @@ import hashlib
 import logging
 import platform
 import textwrap
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,9 @@ from torch import nn
 import vitdet_d2
 from vitdet_d2.engine import loss_normalizers, random_state
 from vitdet_d2.engine.ema import WeightAverage
+from vitdet_d2.engine.sharded_tensors import gathered, load_model, load_optimizer
 from vitdet_d2.engine.trainer import Trainer
+from vitdet_d2.engine.whole_copy import WholeCopy
 from vitdet_d2.errors import RecipeError, WeightsError
 from vitdet_d2.pretrained.model_statistics import (
     carry_normalisation,
@@ -65,6 +67,7 @@ class TrainingParts:
         accumulate: loader batches per iteration.
         average: of the model's weights.
         frozen: modules of the model that are not trained.
+        whole_copy: what is evaluated in the model's place where that is sharded.
     """
 
     model: nn.Module
@@ -80,12 +83,23 @@ class TrainingParts:
     accumulate: int = 1
     average: WeightAverage | None = None
     frozen: Sequence[nn.Module] = ()
+    whole_copy: WholeCopy | None = None
 
-    def evaluated_weights(self) -> contextlib.AbstractContextManager[None]:
-        """A block in which the model has what is evaluated: the average, where there is one."""
-        if self.average is None:
-            return contextlib.nullcontext()
-        return self.average.in_place_of_weights()
+    @contextlib.contextmanager
+    def evaluated_model(self) -> Iterator[nn.Module]:
+        """Yield a whole model with what is evaluated: the average, where there is one.
+
+        Every process calls it; inside, none needs another.
+        """
+        if self.whole_copy is not None:
+            weights = self.model.state_dict() if self.average is None else self.average.state_dict()
+            with self.whole_copy.with_weights(self.model, weights) as model:
+                yield model
+        elif self.average is not None:
+            with self.average.in_place_of_weights():
+                yield self.model
+        else:
+            yield self.model
 
     def collect(self, trainer: Trainer) -> dict[str, Any]:
         """The state after the trainer's current iteration; called on every rank."""
@@ -109,16 +123,17 @@ class TrainingParts:
             state["grad_scaler"] = self.grad_scaler.state_dict()
         if self.average is not None:
             state["ema"] = self.average.state_dict()
-        return state
+        return gathered(state, keep=comm.is_main_process())
 
     def collect_weights(self, iteration: int) -> dict[str, Any]:
-        """The weights that evaluations see, as a file of their own.
+        """The weights that evaluations see, as a file of their own; called on every rank.
 
         Args:
             iteration: the last one completed.
         """
         weights = self.model if self.average is None else self.average
-        return {"model": weights.state_dict(), "iteration": iteration, "vitdet_d2": self._origin()}
+        whole = gathered(weights.state_dict(), keep=comm.is_main_process())
+        return {"model": whole, "iteration": iteration, "vitdet_d2": self._origin()}
 
     def _origin(self) -> dict[str, Any]:
         return {
@@ -155,9 +170,9 @@ class TrainingParts:
                 "run with another train.output_dir"
             )
         try:
-            self.model.load_state_dict(state["model"])
+            load_model(self.model, state["model"])
             configured = [dict(g, params=None) for g in self.optimizer.param_groups]
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_optimizer(self.optimizer, state["optimizer"])
         except (RuntimeError, ValueError) as error:
             # torch lists every tensor, hundreds of them where a width differs.
             reason = textwrap.shorten(str(error), width=400, placeholder=" ...")

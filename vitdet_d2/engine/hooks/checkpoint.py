@@ -53,7 +53,7 @@ class CheckpointHook(HookBase):
             collect_state: the state to save; called on every rank, used on the main process.
             meta: entries of the manifest.
             collect_average: the averaged weights, given the iteration, which are saved at the end;
-                called on the main process alone.
+                called on every rank, used on the main process.
         """
         self._store = store
         self._period = period
@@ -64,14 +64,20 @@ class CheckpointHook(HookBase):
 
     def before_train(self) -> None:
         """Complete a run that was killed between its last checkpoint and the final copies."""
-        is_complete = 0 < self.trainer.max_iter <= self.trainer.start_iter
-        if is_complete and comm.is_main_process():
+        if not 0 < self.trainer.max_iter <= self.trainer.start_iter:
+            return
+        lacks_average = False
+        if comm.is_main_process():
             last = Path(self.trainer.last_checkpoint)
             if last.name != FINAL:
                 self._store.save_final(last)
             saved = self._store.weights_record(AVERAGE_FINAL)
-            if not isinstance(saved, Record) or saved.iteration != self.trainer.max_iter - 1:
-                self._save_average(self.trainer.max_iter - 1)
+            iteration = saved.iteration if isinstance(saved, Record) else -1
+            lacks_average = iteration != self.trainer.max_iter - 1
+        if comm.all_gather(lacks_average)[0]:
+            average = self._averaged(self.trainer.max_iter - 1)
+            if comm.is_main_process():
+                self._save_average(average, self.trainer.max_iter - 1)
 
     def after_step(self) -> None:
         """Save if it is due, then stop if a signal asks for it.
@@ -97,10 +103,11 @@ class CheckpointHook(HookBase):
             CheckpointWriteError: on every rank, when the main process could not.
         """
         state = self._collect_state(self.trainer)
+        average = self._averaged(self.trainer.iter) if is_last else None
         path = failure = ""
         if comm.is_main_process():
             try:
-                path = str(self._write(state, is_last))
+                path = str(self._write(state, average, is_last))
             except UserError as error:
                 failure = str(error)
         path, failure = comm.all_gather((path, failure))[0]
@@ -109,20 +116,25 @@ class CheckpointHook(HookBase):
         self.trainer.last_checkpoint = path
         return path
 
-    def _write(self, state: Mapping[str, Any], is_last: bool) -> Path:
+    def _averaged(self, iteration: int) -> Mapping[str, Any] | None:
+        """The averaged weights, if there are any; called on every rank."""
+        return None if self._collect_average is None else self._collect_average(iteration)
+
+    def _write(
+        self, state: Mapping[str, Any], average: Mapping[str, Any] | None, is_last: bool
+    ) -> Path:
         path = self._store.save(state, iteration=self.trainer.iter, meta=self._meta)
         logger.info("Saved %s", path)
         if not is_last:
             return path
         final = self._store.save_final(path)
-        self._save_average(self.trainer.iter)
+        self._save_average(average, self.trainer.iter)
         return final
 
-    def _save_average(self, iteration: int) -> None:
+    def _save_average(self, state: Mapping[str, Any] | None, iteration: int) -> None:
         """Write the averaged weights, if there are any, to a file of their own."""
-        if self._collect_average is None:
+        if state is None:
             return
-        state = self._collect_average(iteration)
         path = self._store.save_weights(AVERAGE_FINAL, state, iteration=iteration, meta=self._meta)
         logger.info("Saved %s, the averaged weights", path)
 
