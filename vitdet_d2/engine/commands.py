@@ -81,6 +81,12 @@ def _complexity(argv: Sequence[str], prog: str) -> None:
     main(argv, prog)
 
 
+def _bench(argv: Sequence[str], prog: str) -> None:
+    from vitdet_d2.engine.bench_command import main
+
+    main(argv, prog)
+
+
 def _tune(argv: Sequence[str], prog: str) -> None:
     # Before the rest is imported, so that help and wrong usage are told at once.
     from vitdet_d2.engine.tune_arguments import parse_tune
@@ -101,6 +107,9 @@ COMMANDS: dict[str, Command] = {
     "zoo": Command(summary="list, show and download released checkpoints", run=_zoo),
     "complexity": Command(
         summary="count and measure what recipes cost: FLOPs, memory, time", run=_complexity
+    ),
+    "bench": Command(
+        summary="measure speed and memory, beside Detectron2 where there is one", run=_bench
     ),
     "tune": Command(summary="choose learning rate, weight decay and drop path", run=_tune),
     "env": Command(summary="show versions, devices, and which Detectron2 is in use", run=_env),
