@@ -79,12 +79,12 @@ def _register(rows: list[dict[str, Any]], path: Path) -> None:
             annotations.append({**kept, **fixed})
     images = [
         {
-            "id": r["image_id"],
-            "file_name": r["file_name"],
-            "height": r["height"],
-            "width": r["width"],
+            "id": record["image_id"],
+            "file_name": Path(record["file_name"]).name,
+            "height": record["height"],
+            "width": record["width"],
         }
-        for r in rows
+        for record in rows
     ]
     classes = [f"class {i}" for i in range(NUM_CLASSES)]
     categories = [{"id": i, "name": name} for i, name in enumerate(classes)]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Instances
 
 from vitdet_d2.analysis.bench.case import Case, Evidence, Side, Subject
 from vitdet_d2.analysis.bench.detections import raw_detections
@@ -42,7 +43,10 @@ def coco_results(side: Side, instances: Any, number: int) -> list[dict[str, Any]
         number: of the image.
     """
     del side
-    pasted = detector_postprocess(instances, *_SIZE)
+    # Post-processing scales the boxes that it is given.
+    given = Instances(instances.image_size, **instances.get_fields())
+    given.pred_boxes = instances.pred_boxes.clone()
+    pasted = detector_postprocess(given, *_SIZE)
     return instances_to_coco_json(pasted.to(torch.device("cpu")), number)
 
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from vitdet_d2.analysis.bench.case import Case, Evidence, Side, Subject
 from vitdet_d2.analysis.bench.models import build, load_weights, recipe_of
 from vitdet_d2.analysis.bench.precision import autocast_dtype
 from vitdet_d2.analysis.bench.trainers import Batches, detectron2_step, our_step
+from vitdet_d2.analysis.host_syncs import count_host_syncs, observe_host_syncs
 from vitdet_d2.analysis.synthetic import noise_batch
 
 _MASKS = "dataloader.train.mapper.instance_mask_format"
@@ -34,6 +35,35 @@ def training(case: Case, side: Side, weights: Path) -> Subject:
         side: who trains.
         weights: of `write_weights`.
     """
+    step, _ = _step(case, side, weights)
+    return Subject(run=step, units=case.batch, evidence=lambda: _evidence(case, side, weights))
+
+
+def syncs(case: Case, side: Side, weights: Path) -> Subject:
+    """Prepare a side to have the host synchronisations of a training step counted.
+
+    On CUDA PyTorch itself counts; elsewhere a model of it.
+
+    Args:
+        case: its sizes.
+        side: who trains.
+        weights: of `write_weights`.
+    """
+    step, batches = _step(case, side, weights)
+
+    def count() -> Mapping[str, float]:
+        step()  # what waits only once is not counted
+        if torch.device(case.device).type == "cuda":
+            return {"host_syncs": observe_host_syncs(step).total}
+        return {"host_syncs": count_host_syncs(step, host=batches).total}
+
+    return Subject(
+        run=step, units=case.batch, evidence=lambda: _evidence(case, side, weights), count=count
+    )
+
+
+def _step(case: Case, side: Side, weights: Path) -> tuple[Callable[[], None], Batches]:
+    """Return a step of a side's trainer, and the batches that it takes in turn."""
     cfg = recipe_of(case, side)
     model = build(case, side)
     load_weights(model, weights)
@@ -41,28 +71,8 @@ def training(case: Case, side: Side, weights: Path) -> Subject:
     batches = batches_of(case, side, model)
     dtype = autocast_dtype(case, side)
     if side == "ours":
-        step = our_step(cfg, model, batches, dtype)
-    else:
-        step = detectron2_step(model, batches, dtype)
-    return Subject(run=step, units=case.batch, evidence=lambda: _evidence(case, side, weights))
-
-
-def syncs(case: Case, side: Side, weights: Path) -> Subject:
-    """Prepare a side to have the host synchronisations of a training step counted.
-
-    Args:
-        case: its sizes.
-        side: who trains.
-        weights: of `write_weights`.
-    """
-    from vitdet_d2.analysis.host_syncs import count_host_syncs
-
-    subject = training(case, side, weights)
-
-    def count() -> Mapping[str, float]:
-        return {"host_syncs": count_host_syncs(subject.run).total}
-
-    return Subject(run=subject.run, units=subject.units, evidence=subject.evidence, count=count)
+        return our_step(cfg, model, batches, dtype), batches
+    return detectron2_step(model, batches, dtype), batches
 
 
 def batches_of(case: Case, side: Side, model: nn.Module) -> Batches:
