@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.analysis.bench.conftest import local_sides
+from tests.analysis.bench.conftest import failing_shipped, local_sides
 from tests.analysis.bench.sides import TINY
 from vitdet_d2.engine import cli
 from vitdet_d2.engine.bench_arguments import parse_bench
 from vitdet_d2.engine.bench_command import template, wanted
 from vitdet_d2.errors import RecipeError
 
-__all__ = ["local_sides"]
+__all__ = ["failing_shipped", "local_sides"]
 
 SMALL = (
     "--model", "quickstart", "--image-size", "64", "--device", "cpu", "--rounds", "1", *TINY,
@@ -47,12 +47,12 @@ def test_growth(capsys, tmp_path: Path, local_sides):
     assert shown.err.count("measuring") == 2
 
 
-def test_failure_is_told_after_the_report(capsys, local_sides):
-    code = cli.main(["bench", *SMALL, "--axes", "backbone", "model.backbone.net.mlp=swiglu"])
+def test_failure_is_told_after_the_report(capsys, local_sides, failing_shipped):
+    code = cli.main(["bench", *SMALL, "--axes", "backbone", "--precision", "fp32"])
     shown = capsys.readouterr()
     assert code == 1
     assert "| backbone quickstart" in shown.out
-    assert "has no such setting" in shown.err
+    assert "shipped: RuntimeError: no luck" in shown.err
 
 
 @pytest.mark.slow

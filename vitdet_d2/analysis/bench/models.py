@@ -15,6 +15,7 @@ from vitdet_d2.analysis.bench.case import Case, Side
 from vitdet_d2.analysis.bench.translate import resolved, to_detectron2
 from vitdet_d2.analysis.runs import detect_much
 from vitdet_d2.engine.build import build_model
+from vitdet_d2.engine.overrides import apply_overrides
 from vitdet_d2.engine.recipes import load_recipe
 
 _DROP_PATH = "model.backbone.net.drop_path_rate"
@@ -34,7 +35,8 @@ def recipe_of(case: Case, side: Side, *extra: str) -> DictConfig:
     cfg = load_recipe(case.model, (*case.overrides, *own))
     known = [f"data.image_size={case.image_size}", *extra]
     present = [text for text in known if OmegaConf.select(cfg, text.partition("=")[0]) is not None]
-    return load_recipe(case.model, (*case.overrides, *own, *present))
+    apply_overrides(cfg, present)
+    return cfg
 
 
 def build(case: Case, side: Side, *, without_chance: bool = False) -> nn.Module:
