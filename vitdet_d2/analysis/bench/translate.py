@@ -13,7 +13,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, SCMode
 
 from vitdet_d2.errors import RecipeError
 
-_OURS, _THEIRS = "vitdet_d2.", "detectron2."
+_OURS, _THEIRS = "vitdet_d2", "detectron2"
 # Classes that do not derive from Detectron2's, by the name they have there.
 _NAMESAKES = {"ViT": "detectron2.modeling", "SimpleFeaturePyramid": "detectron2.modeling"}
 # Values that leave a part as Detectron2 has it, other than the default of the argument.
@@ -38,7 +38,7 @@ def to_detectron2(node: Any) -> Any:
     if target is None:
         return values
     target = locate(target) if isinstance(target, str) else target
-    if not inspect.isclass(target) or not target.__module__.startswith(_OURS):
+    if not inspect.isclass(target) or _package(target) != _OURS:
         return {**values, "_target_": target}
     return _exchanged(target, {k: v for k, v in values.items() if k != "_target_"})
 
@@ -83,9 +83,13 @@ def _counterpart(target: type) -> type:
         namesake: type = getattr(importlib.import_module(module), target.__name__)
         return namesake
     for base in target.__mro__[1:]:
-        if base.__module__.startswith(_THEIRS) and not inspect.isabstract(base):
+        if _package(base) == _THEIRS and not inspect.isabstract(base):
             return base
     raise RecipeError(
         f"{target.__name__}: Detectron2 has no such part, so that the two cannot be compared; "
         "use --no-detectron2, or another recipe"
     )
+
+
+def _package(target: type) -> str:
+    return target.__module__.partition(".")[0]
