@@ -29,6 +29,10 @@ WAITING: dict[str, tuple[Callable[[], object], int]] = {
     "numpy": (lambda: X.numpy(), 1),
     "cpu": (lambda: X.cpu(), 1),
     "to cpu": (lambda: X.to("cpu"), 1),
+    "to a device called cpu, then reads": (
+        lambda: [v.numpy() for v in X.to(torch.device("cpu"))],
+        1,
+    ),
     "cpu, then many reads": (lambda: [float(v) for v in X.cpu()], 1),
     "nonzero": (lambda: torch.nonzero(MASK), 1),
     "where": (lambda: torch.where(MASK), 1),

@@ -75,11 +75,13 @@ OURS = {
     "vitdet_d2.data.loader.build_detection_train_loader",
     "vitdet_d2.data.mapper.DatasetMapper",
     "vitdet_d2.evaluation.coco_evaluator.COCOEvaluator",
+    "vitdet_d2.heads.rpn.RPN",
 }
 
 
-# What our ViT has beyond Detectron2's, and the values that leave it as it is there.
+# What our parts have beyond Detectron2's, and the values that leave them as they are there.
 BEYOND = {
+    "pad_proposals": False,
     "cross_window": None,
     "cross_window_indexes": None,
     "conv_block": "bottleneck",

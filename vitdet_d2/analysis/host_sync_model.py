@@ -53,12 +53,15 @@ class Functions(TorchFunctionMode):
         super().__init__()
         self._sides = sides
         self._note = note
+        self._host_devices: list[torch.device] = []
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         """Run the function, and account for copies between host and device."""
         kwargs = kwargs or {}
+        if func is torch.device:
+            return self._device(args, kwargs)
         if func in _MOVES:
             return self._move(func, args, kwargs)
         if func in _READS and not self._sides.on_host(args[0]):
@@ -74,7 +77,7 @@ class Functions(TorchFunctionMode):
     def _move(self, func: Any, args: Sequence[Any], kwargs: Any) -> Any:
         tensor = args[0]
         before = self._sides.on_host(tensor)
-        after = _destination(func, args[1:], kwargs, self._sides, before)
+        after = self._destination(func, args[1:], kwargs, before)
         output = func(*args, **kwargs)
         if before == after:
             return output
@@ -84,6 +87,31 @@ class Functions(TorchFunctionMode):
         if not kwargs.get("non_blocking", False):
             self._note("copy to host" if after else "copy to device", 1)
         return output
+
+    def _device(self, args: Sequence[Any], kwargs: Any) -> torch.device:
+        """Remember a device that the work itself calls "cpu"."""
+        device = torch.device(*args, **kwargs)
+        if args == ("cpu",):
+            self._host_devices.append(device)
+        return device
+
+    def _destination(self, func: Any, rest: Sequence[Any], kwargs: Any, on_host: bool) -> bool:
+        """Whether a tensor moves to the host.
+
+        The word "cpu" means the host; any other `torch.device` is taken for the one that the CPU
+        stands for, since code that runs anywhere passes the model's.
+        """
+        if func is not Tensor.to:
+            return func is Tensor.cpu
+        targets = [*rest[:1], *(kwargs[key] for key in ("device", "other") if key in kwargs)]
+        for target in targets:
+            if isinstance(target, Tensor):
+                return self._sides.on_host(target)
+            if isinstance(target, str):
+                return target == "cpu"
+            if isinstance(target, torch.device):
+                return any(target is device for device in self._host_devices)
+        return on_host
 
     def _made(self, func: Any, output: Tensor, kwargs: Any) -> None:
         """Place what was made of no tensor: on the device where one was named."""
@@ -151,22 +179,3 @@ class Operators(TorchDispatchMode):
     def _copied(self, name: str, args: Sequence[Any], kwargs: Any) -> None:
         if not (args[2] if len(args) > 2 else kwargs.get("non_blocking", False)):
             self._note(name, 1)
-
-
-def _destination(func: Any, rest: Sequence[Any], kwargs: Any, sides: Sides, on_host: bool) -> bool:
-    """Whether a tensor moves to the host.
-
-    The word "cpu" means the host; a `torch.device` is taken for the device that the CPU stands
-    for, since code that runs anywhere passes the model's.
-    """
-    if func is not Tensor.to:
-        return func is Tensor.cpu
-    targets = [*rest[:1], *(kwargs[key] for key in ("device", "other") if key in kwargs)]
-    for target in targets:
-        if isinstance(target, Tensor):
-            return sides.on_host(target)
-        if isinstance(target, str):
-            return target == "cpu"
-        if isinstance(target, torch.device):
-            return False
-    return on_host
