@@ -22,7 +22,6 @@ _STRIDES = [4, 8, 16, 32, 64]
 _WIDTH = 256
 _ROI_LEVELS = ["p2", "p3", "p4", "p5"]
 
-
 _SCALES = [1 / stride for stride in _STRIDES[: len(_ROI_LEVELS)]]
 _POOLER = {"scales": _SCALES, "sampling_ratio": 0, "pooler_type": "ROIAlignV2"}
 
