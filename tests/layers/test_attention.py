@@ -6,6 +6,7 @@ import torch
 
 from tests.closed_form import fill_, tensor
 from vitdet_d2.layers import attend as attend_module
+from vitdet_d2.layers import attend_tiled
 from vitdet_d2.layers.attend import attend, choose_method
 from vitdet_d2.layers.attention import Attention
 
@@ -87,6 +88,21 @@ def test_choice_of_method():
     assert choose_method(cpu, 4096, False) == choose_method(cpu, 1024, False) == "tiled"
     assert choose_method(cpu, 196, False) == choose_method(cpu, 1024, True) == "chunked"
     assert choose_method(cpu, 4096, True) == "augmented"
+    assert choose_method(cpu, 196, False, torch.bfloat16) == "tiled"
+    assert choose_method(cpu, 196, True, torch.bfloat16) == "chunked"
+
+
+@pytest.mark.parametrize("tokens", [0, 12])
+@pytest.mark.parametrize("elements", [1, 30, 1 << 20])
+@torch.no_grad()
+def test_tiles_of_any_size_match_explicit(tokens, elements, monkeypatch):
+    monkeypatch.setattr(attend_tiled, "SHORT_TOKENS", tokens)
+    monkeypatch.setattr(attend_tiled, "TILE_ELEMENTS", elements)
+    monkeypatch.setattr(attend_tiled, "SHORT_ELEMENTS", elements)
+    q, k, v, terms = example(torch.float64)
+    for given in (terms, tuple(t[:, :1] for t in terms)):
+        expected = attend(q, k, v, given, 0.3, "explicit")
+        torch.testing.assert_close(attend(q, k, v, given, 0.3, "tiled"), expected)
 
 
 def test_unknown_method_raises():

@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vitdet_d2.layers.attend_biased import attend_biased
-from vitdet_d2.layers.attend_tiled import Terms, attend_tiled
+from vitdet_d2.layers.attend_tiled import Terms, attend_tiled, key_columns
 from vitdet_d2.layers.attend_triton import attend_triton
 from vitdet_d2.layers.bias_strips import biases_of_rows, grid_of
 from vitdet_d2.layers.relative_position import spread_over_keys
@@ -60,23 +60,27 @@ CPU_TRAINING_TOKENS = 2048
 TILED_TOKENS = 1024
 
 
-def choose_method(device: torch.device, num_tokens: int, needs_grad: bool) -> FusedMethod:
+def choose_method(
+    device: torch.device, num_tokens: int, needs_grad: bool, dtype: torch.dtype = torch.float32
+) -> FusedMethod:
     """Return the fastest way for a device and a sequence, by measurement.
 
     Args:
         device: where the attention runs.
         num_tokens: queries per head, ``N``.
         needs_grad: whether a backward pass will follow.
+        dtype: of the queries.
 
     Returns:
         ``"augmented"`` on accelerators, whose fused kernels take no mask with gradient and whose
         memory an ``N x N`` mask would fill. On the CPU three times the head size costs more than
-        a mask in the cache: ``"tiled"`` for long sequences without gradient, ``"chunked"`` for
-        others, except in training on the longest.
+        a mask in the cache: without gradient ``"tiled"`` for long sequences and for all of half
+        precision, otherwise ``"chunked"``, except in training on the longest.
     """
     if device.type != "cpu" or (needs_grad and num_tokens > CPU_TRAINING_TOKENS):
         return "augmented"
-    return "tiled" if not needs_grad and num_tokens >= TILED_TOKENS else "chunked"
+    tiled = num_tokens >= TILED_TOKENS or dtype == torch.bfloat16
+    return "tiled" if tiled and not needs_grad else "chunked"
 
 
 def attend(
@@ -117,7 +121,7 @@ def attend(
         return F.scaled_dot_product_attention(q, k, v, scale=scale)
     needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (q, k, v, *terms))
     if method == "auto":
-        method = choose_method(q.device, q.shape[2], needs_grad)
+        method = choose_method(q.device, q.shape[2], needs_grad, q.dtype)
     if method == "triton" and strips is None:
         return attend_triton(q, k, v, terms, scale)
     if method == "augmented" or strips is not None:
@@ -146,14 +150,6 @@ def attend_explicit(
     if strips is not None:
         logits = logits + biases_of_rows(strips, 0, grid_of(strips)[0])
     return logits.softmax(dim=-1).to(v.dtype) @ v
-
-
-def key_columns(hw: tuple[int, int], like: Tensor) -> Tensor:
-    """Return ``(H * W, H + W)``: the one-hot row and column number of every key."""
-    H, W = hw
-    rows = torch.eye(H, dtype=like.dtype, device=like.device)[:, None, :].expand(H, W, H)
-    columns = torch.eye(W, dtype=like.dtype, device=like.device)[None, :, :].expand(H, W, W)
-    return torch.cat([rows, columns], dim=-1).flatten(0, 1)
 
 
 def attend_augmented(
