@@ -10,6 +10,7 @@ from detectron2.structures import BitMasks, Boxes, Instances, PolygonMasks
 
 from vitdet_d2.data.batch_tensors import PackedPolygonMasks, change_tensors, pack_polygons
 from vitdet_d2.geometry.packed_polygons import PackedPolygons
+from vitdet_d2.heads.sampled_masks import polygons_of_batch
 
 SQUARE = np.array([1.0, 1, 5, 1, 5, 5, 1, 5])
 
@@ -67,6 +68,13 @@ def test_packed_polygons_are_the_polygons():
     assert torch.equal(masks.packed.points, expected.points)
     assert masks.packed.num_polygons.tolist() == [1, 2]
     assert pack_polygons(batch)[0]["instances"].gt_masks is masks  # not twice
+
+
+def test_heads_take_the_packed_polygons():
+    instances = pack_polygons(_batch())[0]["instances"]
+    polygons, starts = polygons_of_batch([instances.to(torch.device("cpu"))], torch.device("cpu"))
+    assert polygons.points.data_ptr() == instances.gt_masks.packed.points.data_ptr()
+    assert starts == [0]
 
 
 @pytest.mark.parametrize("item", [torch.tensor([1]), [1], slice(1, 2), 1])
