@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pickle
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,11 @@ from omegaconf import OmegaConf
 
 from tests.engine.test_resume import assert_same_run, load, metrics
 from tests.engine.zygote import Zygote, wait_for
+from vitdet_d2.engine.checkpoint_store import CheckpointStore
+from vitdet_d2.engine.run_folder import remove_run
 from vitdet_d2.engine.shard_settings import ShardSettings, read_shard_settings
-from vitdet_d2.errors import RecipeError
+from vitdet_d2.engine.sharded_checkpoint import read_shards
+from vitdet_d2.errors import RecipeError, WeightsError
 
 STEPS = "tests.engine.parallel_job:run"
 TRAIN = "tests.engine.tiny_run:train"
@@ -163,6 +169,98 @@ def test_one_process_continues_what_two_sharded(
     assert "one process has nothing to share" in (tmp_path / "log").read_text()
     run_all(zygote, TRAIN, run, **job, resume="required")
     assert load(run)["iteration"] == 11
+
+
+@pytest.fixture(scope="module")
+def sharded_files(
+    zygote: Zygote, tiny_data: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A run that was killed in its eighth iteration, with checkpoints of two parts."""
+    place = tmp_path_factory.mktemp("sharded")
+    run = place / "run"
+    job = whole_run(tiny_data, run, fsdp={"checkpoints": "sharded"})
+    pause = {"folder": str(place), "place": "step", "iteration": 7, "rank": 1}
+    pids = start_all(zygote, TRAIN, run, 2, **job, pause=pause)
+    wait_for((place / "waiting").exists)
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+        zygote.wait(pid)
+    return run
+
+
+def copy_of(run: Path, folder: Path) -> Path:
+    return Path(shutil.copytree(run, folder / "run"))
+
+
+def test_every_process_writes_its_own_part(sharded_files: Path) -> None:
+    folder = sharded_files / "model_0000005.dcp"
+    manifest = json.loads((sharded_files / "model_0000005.json").read_text())
+    names = sorted(path.name for path in folder.iterdir())
+    assert sorted(manifest["shards"]) == names == [".metadata", "__0_0.distcp", "__1_0.distcp"]
+    light = load(sharded_files, "model_0000005.pth")
+    assert light["model"]["out.weight"] == "sharded:model/out.weight"
+    assert isinstance(light["model"]["norm.running_mean"], torch.Tensor)
+
+
+def test_parts_are_resumed_as_if_whole(
+    zygote: Zygote, tiny_data: Path, reference: Path, sharded_files: Path, tmp_path: Path
+) -> None:
+    run = copy_of(sharded_files, tmp_path)
+    job = whole_run(tiny_data, run, fsdp={"checkpoints": "sharded"})
+    run_all(zygote, TRAIN, run, **job, resume="required")
+    assert_same_run(run, reference)
+    assert not (run / "model_0000011.dcp").exists()
+
+
+def test_one_process_reads_the_parts_of_two(
+    zygote: Zygote, tiny_data: Path, reference: Path, sharded_files: Path, tmp_path: Path
+) -> None:
+    """And ends at once, where that is asked for, with the whole file that was not there."""
+    run = copy_of(sharded_files, tmp_path)
+    job = whole_run(tiny_data, run, fsdp={"checkpoints": "sharded"}, max_iter=6)
+    assert zygote.run(TRAIN, tmp_path / "log", **job, resume="required") == 0
+    expected = load(reference, "model_0000005.pth")
+    for name in ("model_final.pth", "model_0000005.pth"):
+        found = load(run, name)
+        for key in ("model", "ema"):
+            assert all(torch.equal(found[key][k], v) for k, v in expected[key].items())
+    assert found["iteration"] == 5
+    assert not (run / "model_0000005.dcp").exists()
+
+
+@pytest.mark.parametrize("fault", ["damaged", "missing"])
+def test_a_faulty_part_rejects_its_checkpoint(
+    sharded_files: Path, tmp_path: Path, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = copy_of(sharded_files, tmp_path)
+    part = run / "model_0000005.dcp" / "__1_0.distcp"
+    content = part.read_bytes()
+    part.unlink()
+    if fault == "damaged":
+        part.write_bytes(content[:-1] + b"?")
+    found = CheckpointStore(run).newest_verified()
+    assert found is not None
+    assert found.name == "model_0000004.pth"
+    assert "__1_0.distcp" in caplog.text
+
+
+def test_an_index_that_would_run_code_is_refused(sharded_files: Path, tmp_path: Path) -> None:
+    run = copy_of(sharded_files, tmp_path)
+    path = run / "model_0000005.pth"
+    (run / "model_0000005.dcp" / ".metadata").write_bytes(pickle.dumps(os.system))
+    with pytest.raises(WeightsError, match=r"asks for the Python object `posix\.system`"):
+        read_shards(path, load(run, path.name), lambda _: torch.zeros(1))
+
+
+def test_what_an_interrupted_save_left_is_removed(sharded_files: Path, tmp_path: Path) -> None:
+    run = copy_of(sharded_files, tmp_path)
+    (run / "model_0000007.dcp.tmp-shards").mkdir()
+    (run / "model_0000009.dcp").mkdir()
+    CheckpointStore(run).remove_debris()
+    assert not list(run.glob("model_0000007*")) + list(run.glob("model_0000009*"))
+    assert (run / "model_0000005.dcp").is_dir()
+    remove_run(run)
+    assert not list(run.glob("model_*"))
 
 
 def test_settings() -> None:

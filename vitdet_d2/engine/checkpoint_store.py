@@ -28,7 +28,14 @@ import torch
 from torch import Tensor
 
 from vitdet_d2.atomic_write import atomic_write, leftovers, sync_folder
-from vitdet_d2.engine.manifest import FINAL, Record, is_checkpoint, read_manifest, reject
+from vitdet_d2.engine.manifest import (
+    FINAL,
+    SHARDS_SUFFIX,
+    Record,
+    is_checkpoint,
+    read_manifest,
+    reject,
+)
 from vitdet_d2.errors import UserError, WeightsError
 
 logger = logging.getLogger(__name__)
@@ -84,7 +91,8 @@ class CheckpointStore:
         """Write a checkpoint with its manifest and the pointer, then delete what is too old.
 
         Args:
-            state: plain types and tensors; ``state["model"]`` maps names to tensors.
+            state: plain types and tensors; ``state["model"]`` maps names to tensors, or to where
+                they are (`vitdet_d2.engine.sharded_checkpoint`).
             iteration: the iteration just completed, from 0.
             meta: further plain entries of the manifest.
 
@@ -98,6 +106,8 @@ class CheckpointStore:
         path = self.folder / f"model_{iteration:07d}.pth"
         self._write(path, state, iteration, meta)
         self._last_bytes = path.stat().st_size
+        if "shards" not in meta:
+            shutil.rmtree(path.with_suffix(SHARDS_SUFFIX), ignore_errors=True)
         self.prune()
         return path
 
@@ -171,6 +181,15 @@ class CheckpointStore:
         self._verified[FINAL] = record.sha256
         return final
 
+    def is_sharded(self, path: Path) -> bool:
+        """Whether the tensors of a checkpoint are in a folder beside it.
+
+        Args:
+            path: of the checkpoint.
+        """
+        record = read_manifest(path.with_suffix(".json"))
+        return isinstance(record, Record) and "shards" in record.manifest
+
     def _write(
         self, path: Path, state: Mapping[str, Any], iteration: int, meta: Mapping[str, Any]
     ) -> None:
@@ -239,7 +258,11 @@ class CheckpointStore:
 
     @staticmethod
     def _refuse_non_finite(model: Mapping[str, Tensor], iteration: int) -> None:
-        tensors = {k: t for k, t in model.items() if t.is_floating_point() or t.is_complex()}
+        tensors = {
+            k: t
+            for k, t in model.items()
+            if isinstance(t, Tensor) and (t.is_floating_point() or t.is_complex())
+        }
         checks = [torch.isfinite(t).all() for t in tensors.values()]
         if not checks or bool(torch.stack([c.to(checks[0].device) for c in checks]).all()):
             return
@@ -333,6 +356,10 @@ class CheckpointStore:
             for path in leftovers(self.folder, pattern):
                 logger.info("Removing %s, left by an interrupted save", path)
                 self._delete(path)
+        for folder in self.folder.glob(f"model_*{SHARDS_SUFFIX}*"):
+            if folder.suffix != SHARDS_SUFFIX or not folder.with_suffix(".pth").exists():
+                logger.info("Removing %s, left by an interrupted save", folder)
+                shutil.rmtree(folder, ignore_errors=True)
 
     def prune(self) -> None:
         """Delete numbered checkpoints beyond `max_to_keep`, if two verified ones stay."""
@@ -346,6 +373,7 @@ class CheckpointStore:
         for record in old:
             self._delete(record.path)
             self._delete(record.path.with_suffix(".json"))
+            shutil.rmtree(record.path.with_suffix(SHARDS_SUFFIX), ignore_errors=True)
 
     def _is_verified(self, record: Record) -> bool:
         known = self._verified.get(record.path.name) == record.sha256

@@ -19,6 +19,8 @@ FINAL = "model_final.pth"
 # Other files of weights stand beside the checkpoints, and cannot be resumed from.
 _CHECKPOINT = re.compile(r"model_(\d{7,}|final)\.json")
 _READ_BYTES = 1 << 22
+# Of the folder beside a checkpoint whose tensors every process wrote for itself.
+SHARDS_SUFFIX = ".dcp"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,19 +74,32 @@ def reject(record: Record) -> str | None:
     Returns:
         Why the file is not what its manifest says; None if it is.
     """
+    reason = _reject_file(record.path, record.num_bytes, record.sha256)
+    folder = record.path.with_suffix(SHARDS_SUFFIX)
+    for name, (num_bytes, sha256) in record.manifest.get("shards", {}).items():
+        reason = reason or _reject_file(folder / name, num_bytes, sha256)
+    return reason
+
+
+def _reject_file(path: Path, expected_bytes: int, expected: str) -> str | None:
     try:
-        num_bytes = record.path.stat().st_size
-        if num_bytes != record.num_bytes:
-            return f"{record.path.name} has {num_bytes} bytes, expected {record.num_bytes}"
-        actual = _sha256(record.path)
+        num_bytes = path.stat().st_size
+        if num_bytes != expected_bytes:
+            return f"{path.name} has {num_bytes} bytes, expected {expected_bytes}"
+        actual = sha256_of(path)
     except OSError as error:
-        return f"{record.path.name}: {error.strerror}"
-    if actual != record.sha256:
-        return f"{record.path.name} has sha256 {actual[:12]}, expected {record.sha256[:12]}"
+        return f"{path.name}: {error.strerror}"
+    if actual != expected:
+        return f"{path.name} has sha256 {actual[:12]}, expected {expected[:12]}"
     return None
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Hash a file.
+
+    Args:
+        path: of the file.
+    """
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(_READ_BYTES):

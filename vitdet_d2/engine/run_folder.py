@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from vitdet_d2.engine.arguments import Resume
+from vitdet_d2.engine.manifest import SHARDS_SUFFIX
 from vitdet_d2.errors import RecipeError, UserError
 
 LOCK_NAME = ".lock"
@@ -179,6 +180,9 @@ def remove_run(folder: Path) -> None:
     """
     for pattern in _FILES:
         for path in folder.glob(pattern):
-            path.unlink()
+            if not path.is_dir():
+                path.unlink()
+    for path in folder.glob(f"model_*{SHARDS_SUFFIX}*"):
+        shutil.rmtree(path, ignore_errors=True)
     for name in _FOLDERS:
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from detectron2.engine import HookBase
@@ -76,6 +77,7 @@ def run_hooks(
             collect_state=parts.collect,
             meta=meta,
             collect_average=None if average is None else parts.collect_weights,
+            write_shards=_shard_writer(settings, parts),
         ),
         EvaluationHook(
             settings.eval_period,
@@ -93,6 +95,14 @@ def run_hooks(
             log_period=settings.log_period,
         )
     return hooks
+
+
+def _shard_writer(
+    settings: TrainSettings, parts: TrainingParts
+) -> Callable[[Trainer], tuple[dict[str, Any], dict[str, Any]]] | None:
+    if settings.fsdp is None or settings.fsdp.checkpoints == "whole" or parts.whole_copy is None:
+        return None
+    return functools.partial(parts.write_shards, settings.output_dir)
 
 
 def _best_weights(

@@ -97,7 +97,7 @@ def do_train(
     parts = _build_parts(cfg, settings, device, seed, info, precision, first_weights)
     start_iter = 0
     if state is not None:
-        start_iter = parts.restore(state)
+        start_iter = parts.restore(state, found)
         logger.info("Resuming from %s at iteration %d", found, start_iter)
     elif not first_weights:
         logger.info("train.init_checkpoint names no weights: training starts at random ones")

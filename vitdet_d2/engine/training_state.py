@@ -17,6 +17,7 @@ import platform
 import textwrap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import detectron2
@@ -24,11 +25,12 @@ import torch
 from detectron2.solver import LRMultiplier
 from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
-from torch import nn
+from torch import Tensor, nn
 
 import vitdet_d2
 from vitdet_d2.engine import loss_normalizers, random_state
 from vitdet_d2.engine.ema import WeightAverage
+from vitdet_d2.engine.sharded_checkpoint import read_shards, take_out, write_shards
 from vitdet_d2.engine.sharded_tensors import gathered, load_model, load_optimizer
 from vitdet_d2.engine.trainer import Trainer
 from vitdet_d2.engine.whole_copy import WholeCopy
@@ -103,6 +105,25 @@ class TrainingParts:
 
     def collect(self, trainer: Trainer) -> dict[str, Any]:
         """The state after the trainer's current iteration; called on every rank."""
+        return gathered(self._collect(trainer), keep=comm.is_main_process())
+
+    def write_shards(self, folder: Path, trainer: Trainer) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Write every rank's share of the tensors; called on every rank.
+
+        Args:
+            folder: of the run.
+            trainer: whose current iteration is complete.
+
+        Returns:
+            The state without these tensors, and entries of its manifest.
+
+        Raises:
+            CheckpointWriteError: on every rank, if one of them could not.
+        """
+        state, tensors = take_out(self._collect(trainer))
+        return state, write_shards(folder, trainer.iter, tensors)
+
+    def _collect(self, trainer: Trainer) -> dict[str, Any]:
         rng = comm.gather(random_state.capture())
         normalizers = comm.gather(loss_normalizers.capture(self.model))
         state: dict[str, Any] = {
@@ -123,7 +144,7 @@ class TrainingParts:
             state["grad_scaler"] = self.grad_scaler.state_dict()
         if self.average is not None:
             state["ema"] = self.average.state_dict()
-        return gathered(state, keep=comm.is_main_process())
+        return state
 
     def collect_weights(self, iteration: int) -> dict[str, Any]:
         """The weights that evaluations see, as a file of their own; called on every rank.
@@ -146,8 +167,12 @@ class TrainingParts:
             **statistics_of(self.model),
         }
 
-    def restore(self, state: Mapping[str, Any]) -> int:
+    def restore(self, state: Mapping[str, Any], checkpoint: Path | None = None) -> int:
         """Load a collected state, the random generators excepted.
+
+        Args:
+            state: of a checkpoint.
+            checkpoint: its file, beside which sharded tensors are.
 
         Returns:
             The iteration to continue with.
@@ -169,6 +194,8 @@ class TrainingParts:
                 f"is {self.max_iter}; give at least train.max_iter={start_iter}, or start a new "
                 "run with another train.output_dir"
             )
+        if checkpoint is not None:
+            state = read_shards(checkpoint, state, self._like)
         try:
             load_model(self.model, state["model"])
             configured = [dict(g, params=None) for g in self.optimizer.param_groups]
@@ -189,6 +216,26 @@ class TrainingParts:
         self._restore_optional(state)
         self._seek(start_iter, state.get("sampler"))
         return start_iter
+
+    def _like(self, place: str) -> Tensor:
+        """The tensor whose shape and shards are those that a place of a state wants.
+
+        Raises:
+            WeightsError: there is none.
+        """
+        kind, _, name = place.partition("/")
+        if kind == "optimizer":
+            number = int(name.split("/")[1])
+            parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+            if number < len(parameters):
+                return parameters[number]
+        elif kind == "ema" and self.average is not None:
+            found = self.average.state_dict().get(name)
+        else:
+            found = self.model.state_dict().get(name)
+        if kind == "optimizer" or found is None:
+            raise WeightsError(f"checkpoint: no place for {place}; was the recipe changed?")
+        return found
 
     def _restore_statistics(self, saved: Mapping[str, Any]) -> None:
         """Normalise pixels as before, whatever the recipe says."""

@@ -43,6 +43,7 @@ class CheckpointHook(HookBase):
         collect_state: Callable[[Trainer], dict[str, Any]],
         meta: Mapping[str, Any],
         collect_average: Callable[[int], dict[str, Any]] | None = None,
+        write_shards: Callable[[Trainer], tuple[dict[str, Any], dict[str, Any]]] | None = None,
     ) -> None:
         """Remember what to save and when.
 
@@ -54,7 +55,11 @@ class CheckpointHook(HookBase):
             meta: entries of the manifest.
             collect_average: the averaged weights, given the iteration, which are saved at the end;
                 called on every rank, used on the main process.
+            write_shards: writes every rank's share of the tensors and returns the state without
+                them, and entries of the manifest; None: states are saved as a whole. The last one
+                always is.
         """
+        self._write_shards = write_shards
         self._store = store
         self._period = period
         self._eval_period = eval_period
@@ -66,9 +71,14 @@ class CheckpointHook(HookBase):
         """Complete a run that was killed between its last checkpoint and the final copies."""
         if not 0 < self.trainer.max_iter <= self.trainer.start_iter:
             return
+        last = Path(self.trainer.last_checkpoint)
+        if comm.all_gather(comm.is_main_process() and self._store.is_sharded(last))[0]:
+            whole = {**self._collect_state(self.trainer), "iteration": self.trainer.max_iter - 1}
+            if comm.is_main_process():
+                iteration = self.trainer.max_iter - 1
+                self._store.save(whole, iteration=iteration, meta=self._meta)
         lacks_average = False
         if comm.is_main_process():
-            last = Path(self.trainer.last_checkpoint)
             if last.name != FINAL:
                 self._store.save_final(last)
             saved = self._store.weights_record(AVERAGE_FINAL)
@@ -102,12 +112,17 @@ class CheckpointHook(HookBase):
         Raises:
             CheckpointWriteError: on every rank, when the main process could not.
         """
-        state = self._collect_state(self.trainer)
+        meta = self._meta
+        if self._write_shards is None or is_last:
+            state = self._collect_state(self.trainer)
+        else:
+            state, shards = self._write_shards(self.trainer)
+            meta = {**meta, **shards}
         average = self._averaged(self.trainer.iter) if is_last else None
         path = failure = ""
         if comm.is_main_process():
             try:
-                path = str(self._write(state, average, is_last))
+                path = str(self._write(state, meta, average, is_last))
             except UserError as error:
                 failure = str(error)
         path, failure = comm.all_gather((path, failure))[0]
@@ -121,9 +136,13 @@ class CheckpointHook(HookBase):
         return None if self._collect_average is None else self._collect_average(iteration)
 
     def _write(
-        self, state: Mapping[str, Any], average: Mapping[str, Any] | None, is_last: bool
+        self,
+        state: Mapping[str, Any],
+        meta: Mapping[str, Any],
+        average: Mapping[str, Any] | None,
+        is_last: bool,
     ) -> Path:
-        path = self._store.save(state, iteration=self.trainer.iter, meta=self._meta)
+        path = self._store.save(state, iteration=self.trainer.iter, meta=meta)
         logger.info("Saved %s", path)
         if not is_last:
             return path
