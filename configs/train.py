@@ -39,6 +39,7 @@ train = {
     "freeze_blocks": 0,
     "activation_checkpointing": False,
     "compile": False,
+    "cuda_graphs": False,
     "best_metric": None,  # such as bbox/AP
     "epochs": None,  # passes over the training images, in place of max_iter
     "warmup_epochs": None,

@@ -232,6 +232,7 @@ def test_training_settings(pair):
         "freeze_blocks": 0,
         "activation_checkpointing": False,
         "compile": False,
+        "cuda_graphs": False,
         "best_metric": None,
         "epochs": None,
         "warmup_epochs": None,

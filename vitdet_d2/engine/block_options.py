@@ -13,6 +13,7 @@ import logging
 import torch
 from torch import nn
 
+from vitdet_d2.engine.cuda_graphs import GRAPH_OPTIONS, mark_steps
 from vitdet_d2.engine.find_blocks import block_steps, find_backbone
 from vitdet_d2.errors import RecipeError
 from vitdet_d2.layers.recompute import Recompute, recomputed
@@ -83,7 +84,11 @@ def checkpoint_activations(model: nn.Module, how: Recompute = True) -> None:
 
 
 def compile_blocks(
-    model: nn.Module, device: torch.device, *, recompute_cheap: bool = False
+    model: nn.Module,
+    device: torch.device,
+    *,
+    recompute_cheap: bool = False,
+    cuda_graphs: bool = False,
 ) -> None:
     """Compile each block of the backbone in place.
 
@@ -95,22 +100,29 @@ def compile_blocks(
         device: of the model.
         recompute_cheap: whether the compiler lets the backward pass compute again what is cheap:
             selective activation checkpointing, which from outside would see compiled code as one.
+        cuda_graphs: whether each block is recorded and replayed, see
+            `vitdet_d2.engine.cuda_graphs`.
 
     Raises:
         RecipeError: the model has no such backbone, or nothing can be compiled here.
     """
-    steps = block_steps(find_backbone(model, "train.compile"))
+    backbone = find_backbone(model, "train.compile")
+    steps = block_steps(backbone)
     require_compiler(device)
     config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, MIN_RECOMPILE_LIMIT)
     if recompute_cheap:
         torch._functorch.config.activation_memory_budget = CHEAP_MEMORY_BUDGET
+    if cuda_graphs:
+        mark_steps(backbone)
     for step in steps:
         block = step.block
         assert not isinstance(block.forward, functools.partial), "compiled before it is recomputed"
         # Graphs for one size and rate each: with those that vary, a block that is computed again in
         # the backward pass may get another graph than the first time, which is an error.
-        block.forward = torch.compile(block.forward, dynamic=False)
+        block.forward = torch.compile(
+            block.forward, dynamic=False, options=GRAPH_OPTIONS if cuda_graphs else None
+        )
     logger.info(
         "train.compile: %d blocks are compiled in the first iterations and in the first "
         "evaluation, which are slow therefore",

@@ -17,6 +17,7 @@ from torch import nn
 from vitdet_d2.checks.square_pad import refuse_cropping
 from vitdet_d2.data.loader import build_detection_train_loader
 from vitdet_d2.engine.block_options import checkpoint_activations, compile_blocks, freeze_blocks
+from vitdet_d2.engine.cuda_graphs import require_cuda_graphs
 from vitdet_d2.engine.ema import WeightAverage
 from vitdet_d2.engine.settings import TrainSettings
 from vitdet_d2.errors import RecipeError
@@ -100,8 +101,12 @@ def apply_block_options(
                 "these blocks keep random weights"
             )
     selective = settings.activation_checkpointing == "selective"
+    if settings.cuda_graphs:
+        require_cuda_graphs(
+            device, compiled=settings.compile, recompute=settings.activation_checkpointing
+        )
     if settings.compile:
-        compile_blocks(model, device, recompute_cheap=selective)
+        compile_blocks(model, device, recompute_cheap=selective, cuda_graphs=settings.cuda_graphs)
     if settings.activation_checkpointing and not (settings.compile and selective):
         checkpoint_activations(model, settings.activation_checkpointing)
     return frozen

@@ -74,6 +74,7 @@ DEFAULTS: dict[str, Any] = {
         "freeze_blocks": 0,
         "activation_checkpointing": False,
         "compile": False,
+        "cuda_graphs": False,
         "best_metric": None,
         "epochs": None,
         "warmup_epochs": None,

@@ -57,6 +57,7 @@ class TrainSettings:
         activation_checkpointing: whether its blocks are computed again in the backward pass, or
             what is cheap of them ("selective"); False: as the model has it.
         compile: whether its blocks are compiled by ``torch.compile``.
+        cuda_graphs: whether the compiled blocks are recorded as CUDA graphs.
         best_metric: name of the metric of evaluation, such as ``bbox/AP``, at whose highest value
             ``model_best.pth`` is written; None: no such file.
     """
@@ -82,6 +83,7 @@ class TrainSettings:
     freeze_blocks: int
     activation_checkpointing: Recompute
     compile: bool
+    cuda_graphs: bool
     best_metric: str | None
 
 
@@ -123,6 +125,7 @@ def read_settings(cfg: DictConfig) -> TrainSettings:
             "train.activation_checkpointing", _get(cfg, "activation_checkpointing", False)
         ),
         compile=_switch(cfg, "compile"),
+        cuda_graphs=_switch(cfg, "cuda_graphs"),
         best_metric=_optional(cfg, "best_metric", _metric_name),
     )
 
