@@ -69,3 +69,16 @@ def as_under_torchrun(rank: int, port: int, folder: str) -> None:
     os.environ.update({name: str(value) for name, value in values.items()})
     os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
     launch(make_plan(RunArguments(config_file="x", num_gpus=0)), report, (folder,))
+
+
+def as_machine(rank: int, port: int, folder: str) -> None:
+    """One of two machines with a process each, as Detectron2's arguments say it."""
+    launch_module._START_METHOD = "fork"
+    arguments = RunArguments(
+        config_file="x",
+        num_gpus=0,
+        num_machines=2,
+        machine_rank=rank,
+        dist_url=f"tcp://127.0.0.1:{port}",
+    )
+    launch(make_plan(arguments), report, (folder,))

@@ -135,13 +135,18 @@ def test_ranks_die_with_the_parent_and_free_the_folder(zygote: Zygote, tmp_path:
     wait_for(is_free)
 
 
-def test_torchruns_environment(zygote: Zygote, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("call", "expected"), [("as_under_torchrun", "1/2 1 3.0"), ("as_machine", "1/2 0 3.0")]
+)
+def test_torchruns_environment_and_two_machines(
+    zygote: Zygote, tmp_path: Path, call: str, expected: str
+) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     pids = [
         zygote.start(
-            "tests.engine.launched:as_under_torchrun",
+            f"tests.engine.launched:{call}",
             tmp_path / f"log{rank}",
             rank=rank,
             port=port,
@@ -150,4 +155,4 @@ def test_torchruns_environment(zygote: Zygote, tmp_path: Path) -> None:
         for rank in range(2)
     ]
     assert [zygote.wait(pid) for pid in pids] == [0, 0]
-    assert (tmp_path / "rank1").read_text() == "1/2 1 3.0"
+    assert (tmp_path / "rank1").read_text() == expected

@@ -17,8 +17,10 @@ from omegaconf import OmegaConf
 
 from tests.engine.test_resume import assert_same_run, load, metrics
 from tests.engine.zygote import Zygote, wait_for
+from vitdet_d2.engine.build import apply_block_options
 from vitdet_d2.engine.checkpoint_store import CheckpointStore
 from vitdet_d2.engine.run_folder import remove_run
+from vitdet_d2.engine.settings import read_settings
 from vitdet_d2.engine.shard_settings import ShardSettings, read_shard_settings
 from vitdet_d2.engine.sharded_checkpoint import read_shards
 from vitdet_d2.errors import RecipeError, WeightsError
@@ -290,6 +292,13 @@ def test_settings() -> None:
 def test_wrong_settings_are_named(train: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         read_shard_settings(OmegaConf.create({"train": train}))
+
+
+def test_graphs_of_weights_that_move_are_refused() -> None:
+    train = {**FSDP, "cuda_graphs": True, "compile": True}
+    settings = read_settings(OmegaConf.create({"train": train}))
+    with pytest.raises(RecipeError, match=r"set train\.cuda_graphs=false or train\.fsdp"):
+        apply_block_options(torch.nn.Linear(1, 1), settings, torch.device("cpu"))
 
 
 def test_processes_that_cannot_be_divided_are_named(zygote: Zygote, tmp_path: Path) -> None:

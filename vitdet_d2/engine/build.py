@@ -102,6 +102,12 @@ def apply_block_options(
             )
     selective = settings.activation_checkpointing == "selective"
     if settings.cuda_graphs:
+        if settings.fsdp is not None:
+            raise RecipeError(
+                "train.cuda_graphs: a graph reads weights where they were when it was recorded, "
+                "and FSDP gathers them anew; set train.cuda_graphs=false or "
+                "train.fsdp.enabled=false"
+            )
         require_cuda_graphs(
             device, compiled=settings.compile, recompute=settings.activation_checkpointing
         )
