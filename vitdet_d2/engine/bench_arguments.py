@@ -177,7 +177,7 @@ def _add_measuring(group: argparse._ArgumentGroup) -> None:
     add("--threads", type=_positive, metavar="N", help="of every process; unset: as torch chooses")
     add("--rounds", type=_positive, metavar="N", help="turns of every side; unset: 5, GPU 10")
     add("--runs", type=_positive, metavar="N", help="timed runs of a turn; unset: 1, GPU 3")
-    add("--warmup", type=_positive, metavar="N", help="runs of every side before; unset: 1, GPU 5")
+    add("--warmup", type=_count, metavar="N", help="runs of every side before; unset: 1, GPU 5")
 
 
 def _words(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
@@ -204,6 +204,12 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return value
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 0, got {text!r}")
+    return int(text)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

@@ -118,7 +118,7 @@ def plan_of(arguments: BenchArguments, device: str) -> Plan:
     return Plan(
         rounds=arguments.rounds or (10 if on_gpu else 5),
         runs=arguments.runs or (3 if on_gpu else 1),
-        warmup=arguments.warmup or (5 if on_gpu else 1),
+        warmup=(5 if on_gpu else 1) if arguments.warmup is None else arguments.warmup,
         # Every side gives its memory back after its turn, and takes it anew at the next one.
         rewarm=1 if on_gpu else 0,
         threads=arguments.threads,
