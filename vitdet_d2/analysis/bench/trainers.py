@@ -17,6 +17,8 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from vitdet_d2.analysis.bench.precision import autocast
+from vitdet_d2.data.batch_tensors import pack_polygons
+from vitdet_d2.data.device_batches import DeviceBatches, pin
 from vitdet_d2.engine.build import apply_block_options, build_optimizer
 from vitdet_d2.engine.settings import read_settings
 from vitdet_d2.engine.trainer import Trainer
@@ -42,8 +44,10 @@ def our_step(
     apply_block_options(model, read_settings(cfg), device)
     optimizer = build_optimizer(cfg, model)
     _stand_still(optimizer)
-    trainer = Trainer(model, itertools.cycle(batches), optimizer, autocast_dtype=dtype)
-    return _stepping(trainer)
+    # As our loader hands them over: polygons packed, pinned for a GPU, copied one ahead.
+    ready = [pin(batch) if device.type == "cuda" else pack_polygons(batch) for batch in batches]
+    loader: Any = DeviceBatches(itertools.cycle(ready), device)
+    return _stepping(Trainer(model, loader, optimizer, autocast_dtype=dtype))
 
 
 def detectron2_step(

@@ -55,7 +55,8 @@ def syncs(case: Case, side: Side, weights: Path) -> Subject:
         step()  # what waits only once is not counted
         if torch.device(case.device).type == "cuda":
             return {"host_syncs": observe_host_syncs(step).total}
-        return {"host_syncs": count_host_syncs(step, host=batches).total}
+        # Our loader's batches are on the device before the step; Detectron2's are not.
+        return {"host_syncs": count_host_syncs(step, host=() if side == "ours" else batches).total}
 
     return Subject(
         run=step, units=case.batch, evidence=lambda: _evidence(case, side, weights), count=count
