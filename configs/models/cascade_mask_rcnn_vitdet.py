@@ -12,11 +12,9 @@ from detectron2.config import LazyCall as L
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
-from detectron2.modeling.roi_heads import (
-    CascadeROIHeads,
-    FastRCNNConvFCHead,
-    FastRCNNOutputLayers,
-)
+from detectron2.modeling.roi_heads import FastRCNNConvFCHead
+
+from vitdet_d2.heads import CascadeROIHeads, FastRCNNOutputLayers
 
 from .mask_rcnn_vitdet import model
 

@@ -7,16 +7,16 @@ from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from detectron2.modeling.box_regression import Box2BoxTransform
 from detectron2.modeling.matcher import Matcher
 from detectron2.modeling.meta_arch import GeneralizedRCNN
-from detectron2.modeling.poolers import ROIPooler
 from detectron2.modeling.proposal_generator import StandardRPNHead
-from detectron2.modeling.roi_heads import (
-    FastRCNNConvFCHead,
+from detectron2.modeling.roi_heads import FastRCNNConvFCHead
+
+from vitdet_d2.heads import (
+    RPN,
     FastRCNNOutputLayers,
     MaskRCNNConvUpsampleHead,
+    ROIPooler,
     StandardROIHeads,
 )
-
-from vitdet_d2.heads import RPN
 
 _STRIDES = [4, 8, 16, 32, 64]
 _WIDTH = 256
@@ -45,6 +45,7 @@ model = L(GeneralizedRCNN)(
         pre_nms_topk=(2000, 1000),  # in training, at test
         post_nms_topk=(1000, 1000),
         nms_thresh=0.7,
+        pad_proposals=True,  # for region heads of vitdet_d2.heads alone; false for any others
     ),
     roi_heads=L(StandardROIHeads)(
         num_classes=80,

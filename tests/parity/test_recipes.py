@@ -75,13 +75,18 @@ OURS = {
     "vitdet_d2.data.loader.build_detection_train_loader",
     "vitdet_d2.data.mapper.DatasetMapper",
     "vitdet_d2.evaluation.coco_evaluator.COCOEvaluator",
+    "vitdet_d2.heads.cascade_roi_heads.CascadeROIHeads",
+    "vitdet_d2.heads.fast_rcnn.FastRCNNOutputLayers",
+    "vitdet_d2.heads.mask_head.MaskRCNNConvUpsampleHead",
+    "vitdet_d2.heads.roi_heads.StandardROIHeads",
+    "vitdet_d2.heads.roi_pooler.ROIPooler",
     "vitdet_d2.heads.rpn.RPN",
 }
 
 
 # What our parts have beyond Detectron2's, and the values that leave them as they are there.
 BEYOND = {
-    "pad_proposals": False,
+    "pad_proposals": True,  # for our heads, which leave empty places out
     "cross_window": None,
     "cross_window_indexes": None,
     "conv_block": "bottleneck",

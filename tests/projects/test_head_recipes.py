@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
-from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 
 from vitdet_d2.engine.recipes import load_recipe
+from vitdet_d2.heads import CascadeROIHeads, StandardROIHeads
 
 ROOT = Path(__file__).parents[2]
 EPOCHS = {"b": 100, "l": 100, "h": 75}

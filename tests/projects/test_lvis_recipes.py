@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.config import LazyConfig, instantiate
-from detectron2.modeling.roi_heads import CascadeROIHeads, StandardROIHeads
 
 from vitdet_d2.data.class_frequencies import FederatedClassWeights
 from vitdet_d2.evaluation import LVISEvaluator
+from vitdet_d2.heads import CascadeROIHeads, StandardROIHeads
 
 ROOT = Path(__file__).parents[2]
 SIZES = {"b": (2e-4, 0.7, 12), "l": (2e-4, 0.8, 24), "h": (1e-4, 0.9, 32)}

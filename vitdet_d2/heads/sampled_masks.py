@@ -159,6 +159,8 @@ def polygons_of_batch(
         start += len(parts[-1])
     if not parts:
         return None, starts
+    if any(part.device != parts[0].device for part in parts):
+        parts = [part.to(device, non_blocking=True) for part in parts]
     joined = PackedPolygons.cat(parts)
     if device.type == "cuda" and joined.device.type == "cpu":
         joined = joined.pin_memory()  # a copy from other memory of the host waits
