@@ -40,6 +40,7 @@ train = {
     "activation_checkpointing": False,
     "compile": False,
     "cuda_graphs": False,
+    "inference_dtype": "auto",  # bf16 on a GPU, fp32 on the CPU
     "best_metric": None,  # such as bbox/AP
     "epochs": None,  # passes over the training images, in place of max_iter
     "warmup_epochs": None,

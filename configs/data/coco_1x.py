@@ -68,6 +68,7 @@ dataloader.test = L(build_detection_test_loader)(
         augmentations=[_resize],
         image_format="${...train.mapper.image_format}",
     ),
+    batch_size=1,  # of each process
     num_workers=4,
 )
 

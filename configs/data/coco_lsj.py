@@ -72,6 +72,7 @@ dataloader.test = L(build_detection_test_loader)(
         augmentations=[L(T.ResizeShortestEdge)(short_edge_length=_TEST_SIZE, max_size=_TEST_SIZE)],
         image_format="${...train.mapper.image_format}",
     ),
+    batch_size=1,  # of each process
     num_workers=4,
 )
 

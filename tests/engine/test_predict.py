@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import instantiate
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from PIL import Image
 from pycocotools.coco import COCO
 
@@ -29,7 +30,6 @@ from vitdet_d2.engine.predict import plan_pictures
 from vitdet_d2.engine.predict_arguments import parse_predict
 from vitdet_d2.errors import RecipeError, UserError
 from vitdet_d2.evaluation import pictures
-from vitdet_d2.evaluation.detection_file import instances_to_coco_json
 from vitdet_d2.zoo import catalogue
 
 pytestmark = pytest.mark.filterwarnings(
@@ -418,14 +418,14 @@ def test_many_notes_of_one_kind_are_not_all_told(place: Place) -> None:
 def test_too_little_memory_for_one_picture(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.add("a.png")
     place.add("wide.png", 20, 90)
-    predict = Predictor.predict_batch
+    predict = Predictor.predict_regions
 
     def limited(self: Predictor, batch: list[Any]) -> Any:
         if any(pixels.shape[1] == 90 for pixels in batch):
             raise torch.OutOfMemoryError("tried to allocate 9 GiB")
         return predict(self, batch)
 
-    monkeypatch.setattr(Predictor, "predict_batch", limited)
+    monkeypatch.setattr(Predictor, "predict_regions", limited)
     place.run("--batch-size", "2", code=3)
     (failed,) = place.content()["failed"]
     assert failed["file_name"] == "wide.png"
@@ -435,14 +435,14 @@ def test_too_little_memory_for_one_picture(place: Place, monkeypatch: pytest.Mon
 
 def test_detections_that_are_not_finite(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.add("a.png")
-    predict = Predictor.predict_batch
+    predict = Predictor.predict_regions
 
     def broken(self: Predictor, batch: list[Any]) -> Any:
         found = predict(self, batch)
         found[0].scores[0] = float("nan")
         return found
 
-    monkeypatch.setattr(Predictor, "predict_batch", broken)
+    monkeypatch.setattr(Predictor, "predict_regions", broken)
     place.run(code=3)
     assert "not finite" in place.content()["failed"][0]["reason"]
     assert place.content()["annotations"] == []
@@ -455,7 +455,7 @@ def test_an_interruption_keeps_what_was_done(
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     for name in ("a.png", "b.png", "c.png"):
         place.add(name)
-    predict = Predictor.predict_batch
+    predict = Predictor.predict_regions
     calls = []
 
     def interrupted(self: Predictor, batch: list[Any]) -> Any:
@@ -464,7 +464,7 @@ def test_an_interruption_keeps_what_was_done(
             signal.raise_signal(signum)
         return predict(self, batch)
 
-    monkeypatch.setattr(Predictor, "predict_batch", interrupted)
+    monkeypatch.setattr(Predictor, "predict_regions", interrupted)
     _, told = place.run(code=128 + signum)
     expected = "stopped: interrupted after 2 of 3 pictures, which are in out/predictions.json"
     assert told.splitlines()[-1] == expected

@@ -16,6 +16,7 @@ import pytest
 import torch
 from detectron2.data import transforms as T
 from detectron2.engine import DefaultPredictor
+from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Boxes, Instances
 from PIL import Image
 from torch import nn
@@ -25,7 +26,6 @@ from vitdet_d2 import Predictor
 from vitdet_d2.engine.detector import load_detector, num_classes_of
 from vitdet_d2.engine.evaluate import do_eval
 from vitdet_d2.errors import DataError, RecipeError, WeightsError
-from vitdet_d2.evaluation.detection_file import instances_to_coco_json
 
 pytestmark = pytest.mark.filterwarnings(
     # An installed Detectron2 makes its anchors in the old way.

@@ -238,6 +238,7 @@ def test_training_settings(pair):
         "activation_checkpointing": False,
         "compile": False,
         "cuda_graphs": False,
+        "inference_dtype": "auto",
         "best_metric": None,
         "epochs": None,
         "warmup_epochs": None,

@@ -25,6 +25,7 @@ from vitdet_d2.data.prepare import class_count_key, set_num_classes
 from vitdet_d2.engine.build import resolve_device
 from vitdet_d2.engine.checkpoint_store import AVERAGE_FINAL, BEST, CheckpointStore
 from vitdet_d2.engine.class_names import ClassTable, find_classes
+from vitdet_d2.engine.inference_dtype import inference_dtype
 from vitdet_d2.engine.input_size import check_input_size
 from vitdet_d2.engine.overrides import apply_overrides
 from vitdet_d2.engine.recipe_json import from_json
@@ -52,8 +53,9 @@ class Detector:
         augmentations: of the recipe's test data, in order.
         channel_order: what the model takes, "RGB" or "BGR".
         classes: what its class indices mean.
-        amp_dtype: what mixed precision would compute in; None where the recipe has none, or on the
-            CPU.
+        amp_dtype: what mixed precision computes in while training; None where the recipe has none,
+            or on the CPU.
+        inference_dtype: what the recipe computes in while predicting; None: as the weights are.
         weights: the file they came from.
     """
 
@@ -62,6 +64,7 @@ class Detector:
     channel_order: str
     classes: ClassTable
     amp_dtype: torch.dtype | None
+    inference_dtype: torch.dtype | None
     weights: str
 
 
@@ -137,12 +140,14 @@ def assemble(
     model = fuse_channel_norms(instantiate(for_inference(cfg.model)).to(device).eval())
     load(model, weights, strict_heads=True, content=content)
     classes = find_classes(cfg, read_entry(weights, content), num_classes_of(model))
+    settings = read_settings(cfg)
     return Detector(
         model=model,
         augmentations=[instantiate(node) for node in _augmentations(cfg)],
         channel_order=_channel_order(cfg),
         classes=classes,
-        amp_dtype=read_settings(cfg).amp_dtype if device.type == "cuda" else None,
+        amp_dtype=settings.amp_dtype if device.type == "cuda" else None,
+        inference_dtype=inference_dtype(settings.inference_dtype, device, "train.inference_dtype"),
         weights=weights,
     )
 

@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import instantiate
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.evaluation import inference_on_dataset, print_csv_format
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
 from detectron2.utils import comm
 from detectron2.utils.registry import locate
 from omegaconf import DictConfig, OmegaConf
@@ -22,11 +23,14 @@ from vitdet_d2.checks.square_pad import refuse_cropping
 from vitdet_d2.data.device_batches import DeviceBatches
 from vitdet_d2.engine import random_state
 from vitdet_d2.engine.build import resolve_device
+from vitdet_d2.engine.inference_dtype import inference_dtype
 from vitdet_d2.engine.inputs import prepare_inputs
 from vitdet_d2.engine.progress import EvaluationBar
 from vitdet_d2.engine.settings import read_settings
 from vitdet_d2.engine.terminal import shows_bars
 from vitdet_d2.errors import RecipeError, WeightsError
+from vitdet_d2.evaluation.background import BackgroundEvaluator
+from vitdet_d2.evaluation.detect import RegionDetector
 from vitdet_d2.layers.channel_norm import fuse_channel_norms
 from vitdet_d2.zoo import for_inference
 
@@ -129,13 +133,32 @@ def evaluate_model(
         if shows_bars():
             loader = EvaluationBar(loader)
         evaluator = instantiate(_evaluator_node(cfg, folder))
-        results = inference_on_dataset(model, loader, evaluator)
+        results = _evaluate(cfg, model, loader, evaluator)
     if not comm.is_main_process() or not results:
         return {}
     print_csv_format(results)
     logger.info("Evaluation:\n%s", format_report(results))
     logger.info("Results in %s", write_report(results, folder / "results.json"))
     return dict(results)
+
+
+def _evaluate(
+    cfg: DictConfig, model: nn.Module, loader: Any, evaluator: DatasetEvaluator
+) -> dict[str, Any]:
+    """Run the model over the loader; the evaluator works in a thread where it is ours."""
+    device = next(model.parameters(), torch.empty(0)).device
+    name = read_settings(cfg).inference_dtype
+    dtype = inference_dtype(name, device, "train.inference_dtype")
+    if dtype is not None:
+        logger.info("Computing in %s; train.inference_dtype=fp32 for full precision", dtype)
+    if not getattr(evaluator, "takes_regions", False):
+        with RegionDetector(model, dtype).precision():
+            return inference_on_dataset(model, loader, evaluator)
+    background = BackgroundEvaluator(evaluator)
+    try:
+        return inference_on_dataset(RegionDetector(model, dtype), loader, background)
+    finally:
+        background.close()
 
 
 def _evaluator_node(cfg: DictConfig, folder: Path) -> DictConfig:

@@ -35,6 +35,7 @@ from vitdet_d2.engine.predictor import Predictor
 from vitdet_d2.engine.run_folder import make_writable
 from vitdet_d2.engine.terminal import quiet_third_parties, shows_bars, terminal_logging
 from vitdet_d2.errors import DataError, RecipeError, StoppedBySignal, UserError
+from vitdet_d2.evaluation.detect import pasted
 from vitdet_d2.evaluation.detection_file import DetectionFile
 from vitdet_d2.evaluation.pictures import draw_detections, load_visualizer
 from vitdet_d2.progress_bar import bar
@@ -149,7 +150,10 @@ def _run(
         StoppedBySignal: interrupted.
     """
     predictor = Predictor.from_detector(
-        detector, score_threshold=arguments.score_threshold, amp=arguments.amp
+        detector,
+        score_threshold=arguments.score_threshold,
+        amp=arguments.amp,
+        dtype=arguments.dtype,
     )
     path = arguments.output / PREDICTIONS_FILE
     start = time.monotonic()
@@ -248,7 +252,7 @@ class _Job:
     ) -> Iterator[tuple[str, UprightImage, Instances]]:
         """Yield detections; where a batch fails, its pictures are tried one by one."""
         try:
-            found = self._predictor.predict_batch([image.pixels for _, image in batch])
+            found = self._predictor.predict_regions([image.pixels for _, image in batch])
         except (UserError, MemoryError, torch.OutOfMemoryError) as error:
             if len(batch) > 1:
                 for one in batch:
@@ -272,7 +276,9 @@ class _Job:
     def _draw(self, path: Path, pixels: NDArray[Any], instances: Instances) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         classes = self._predictor.classes
-        picture = draw_detections(pixels, instances, None if classes is None else classes.names)
+        picture = draw_detections(
+            pixels, pasted(instances), None if classes is None else classes.names
+        )
         # Through a temporary name: a kill leaves no half of a picture behind.
         with atomic_write(path) as file:
             kind = "PNG" if path.suffix == ".png" else "JPEG"

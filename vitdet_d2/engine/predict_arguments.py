@@ -11,6 +11,7 @@ from pathlib import Path
 
 from vitdet_d2.data.image_file import MAX_PIXELS
 from vitdet_d2.engine.arguments import OneLineParser, parser_with_examples
+from vitdet_d2.engine.inference_dtype import NAMES
 from vitdet_d2.errors import RecipeError
 
 # As in Detectron2's demo: detections that a person takes for certain.
@@ -70,6 +71,7 @@ class PredictArguments:
     device: str = "auto"
     batch_size: int = 1
     amp: bool = False
+    dtype: str | None = None
     recursive: bool = False
     pictures: bool = True
     overwrite: bool = False
@@ -123,6 +125,7 @@ def _parser(prog: str) -> OneLineParser:
     add("--device", default="auto", metavar="D", help="auto (default), cpu, cuda, cuda:1, ...")
     add("--batch-size", type=_positive, default=1, metavar="N", help="pictures at once (default 1)")
     add("--amp", action="store_true", help="on a GPU, compute in the recipe's train.amp.dtype")
+    add("--dtype", choices=NAMES, help="compute in it (default: the recipe's, bf16 on a GPU)")
     add("--recursive", action="store_true", help="look for pictures in sub-folders too")
     add("--no-pictures", dest="pictures", action="store_false", help="write the JSON only")
     add("--overwrite", action="store_true", help="replace the results in the output folder")

@@ -8,7 +8,6 @@ orientation.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import logging
 import os
@@ -27,7 +26,9 @@ from vitdet_d2.checks.square_pad import refuse_cropping
 from vitdet_d2.data.image_file import MAX_PIXELS, read_upright, upright
 from vitdet_d2.engine.class_names import ClassTable
 from vitdet_d2.engine.detector import Detector, load_detector, load_released
+from vitdet_d2.engine.inference_dtype import inference_dtype
 from vitdet_d2.errors import DataError
+from vitdet_d2.evaluation.detect import RegionDetector, pasted
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class Predictor:
             classes: what its class indices mean.
             score_threshold: detections below it are left out, in [0, 1]; None: as the model's
                 ``test_score_thresh`` says.
-            amp_dtype: what autocast computes in; None: as the weights are, like evaluation.
+            amp_dtype: what autocast computes in; None: as the weights are.
             max_pixels: larger picture files are not decoded.
 
         Raises:
@@ -79,7 +80,7 @@ class Predictor:
         self._augmentations = T.AugmentationList(list(augmentations))
         self._model_order = model_order
         self._score_threshold = score_threshold
-        self._amp_dtype = amp_dtype
+        self._detector = RegionDetector(self.model, amp_dtype)
         self._max_pixels = max_pixels
         if score_threshold is not None:
             _set_threshold(self.model, score_threshold)
@@ -94,6 +95,7 @@ class Predictor:
         device: str = "auto",
         score_threshold: float | None = None,
         amp: bool = False,
+        dtype: str | None = None,
     ) -> Predictor:
         """Build a recipe's model with weights.
 
@@ -104,14 +106,16 @@ class Predictor:
             device: "auto", "cpu", "cuda" or "cuda:N".
             score_threshold: as in `Predictor`.
             amp: compute in the recipe's ``train.amp.dtype`` where it has one and the device is a
-                GPU: faster, and not quite the numbers of evaluation.
+                GPU.
+            dtype: "auto" (bf16 on a GPU, else fp32), "fp32", "bf16" or "fp16"; None: the recipe's
+                ``train.inference_dtype``, so that the numbers are those of evaluation.
 
         Raises:
             RecipeError: the recipe is not found, or nothing can be predicted with it.
             WeightsError: the weights cannot be read or do not fit.
         """
         detector = load_detector(weights, config_file, overrides, device)
-        return cls.from_detector(detector, score_threshold=score_threshold, amp=amp)
+        return cls.from_detector(detector, score_threshold=score_threshold, amp=amp, dtype=dtype)
 
     @classmethod
     def from_checkpoint(
@@ -122,6 +126,7 @@ class Predictor:
         device: str = "auto",
         score_threshold: float | None = None,
         amp: bool = False,
+        dtype: str | None = None,
     ) -> Predictor:
         """Build a model from a checkpoint of ``vitdet train``, which carries its recipe.
 
@@ -131,12 +136,13 @@ class Predictor:
             device: as in `from_recipe`.
             score_threshold: as in `Predictor`.
             amp: as in `from_recipe`.
+            dtype: as in `from_recipe`.
 
         Raises:
             WeightsError: the checkpoint cannot be read, or carries no recipe.
         """
         detector = load_detector(weights, None, overrides, device)
-        return cls.from_detector(detector, score_threshold=score_threshold, amp=amp)
+        return cls.from_detector(detector, score_threshold=score_threshold, amp=amp, dtype=dtype)
 
     @classmethod
     def from_zoo(
@@ -147,6 +153,7 @@ class Predictor:
         device: str = "auto",
         score_threshold: float | None = None,
         amp: bool = False,
+        dtype: str | None = None,
     ) -> Predictor:
         """Take a released model, whose weights are downloaded at the first use.
 
@@ -156,6 +163,7 @@ class Predictor:
             device: as in `from_recipe`.
             score_threshold: as in `Predictor`.
             amp: as in `from_recipe`.
+            dtype: as in `from_recipe`.
 
         Raises:
             RecipeError: there is no such model, or not yet.
@@ -163,7 +171,7 @@ class Predictor:
             WeightsError: what was downloaded is not these weights.
         """
         detector = load_released(name, overrides, device)
-        return cls.from_detector(detector, score_threshold=score_threshold, amp=amp)
+        return cls.from_detector(detector, score_threshold=score_threshold, amp=amp, dtype=dtype)
 
     @classmethod
     def from_detector(
@@ -172,6 +180,7 @@ class Predictor:
         *,
         score_threshold: float | None = None,
         amp: bool = False,
+        dtype: str | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> Predictor:
         """Wrap a loaded detector.
@@ -180,17 +189,24 @@ class Predictor:
             detector: of `load_detector`.
             score_threshold: as in `Predictor`.
             amp: as in `from_recipe`.
+            dtype: as in `from_recipe`.
             max_pixels: as in `Predictor`.
         """
         if amp and detector.amp_dtype is None:
             logger.warning("amp: the recipe's train.amp is off, or there is no GPU; not used")
+        chosen = detector.inference_dtype
+        if dtype is not None:
+            device = next(detector.model.parameters()).device
+            chosen = inference_dtype(dtype, device, "dtype")
+        elif amp and detector.amp_dtype is not None:
+            chosen = detector.amp_dtype
         return cls(
             detector.model,
             detector.augmentations,
             model_order="BGR" if detector.channel_order == "BGR" else "RGB",
             classes=detector.classes,
             score_threshold=score_threshold,
-            amp_dtype=detector.amp_dtype if amp else None,
+            amp_dtype=chosen,
             max_pixels=max_pixels,
         )
 
@@ -283,12 +299,28 @@ class Predictor:
             DataError: a picture is too thin to be resized.
             RecipeError: one is larger than the square that the model pads to.
         """
+        return [pasted(instances) for instances in self.predict_regions(pictures)]
+
+    def predict_regions(self, pictures: Sequence[NDArray[np.uint8]]) -> list[Instances]:
+        """Predict, and leave masks as the network gives them: run lengths need no bitmaps.
+
+        Args:
+            pictures: as for `predict_batch`.
+
+        Returns:
+            The same, with ``pred_masks`` as `RegionMasks`; those of a model with post-processing of
+            its own as they are.
+
+        Raises:
+            DataError: a picture is too thin to be resized.
+            RecipeError: one is larger than the square that the model pads to.
+        """
         if not pictures:
             return []
         inputs = [self._model_input(picture) for picture in pictures]
-        with torch.no_grad(), self._precision():
-            outputs = self.model(inputs)
-        found = [output["instances"].to("cpu") for output in outputs]
+        with torch.no_grad():
+            outputs = self._detector(inputs)
+        found = [output["instances"] for output in outputs]
         if self._score_threshold is None:
             return found
         return [instances[instances.scores >= self._score_threshold] for instances in found]
@@ -307,12 +339,6 @@ class Predictor:
         channels_first = np.ascontiguousarray(augmented.image.transpose(2, 0, 1))
         # The detections come back at this size, whatever the picture was resized to.
         return {"image": torch.from_numpy(channels_first), "height": height, "width": width}
-
-    def _precision(self) -> contextlib.AbstractContextManager[object]:
-        if self._amp_dtype is None:
-            return contextlib.nullcontext()
-        device = next(self.model.parameters()).device.type
-        return torch.autocast(device, dtype=self._amp_dtype)
 
 
 def _checked_array(image: NDArray[Any], channel_order: ChannelOrder | None) -> NDArray[np.uint8]:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from vitdet_d2.engine.inference_dtype import check_name
 from vitdet_d2.engine.init_options import InitOptions, read_init_options
 from vitdet_d2.engine.shard_settings import ShardSettings, read_shard_settings
 from vitdet_d2.errors import RecipeError
@@ -58,6 +59,7 @@ class TrainSettings:
             what is cheap of them ("selective"); False: as the model has it.
         compile: whether its blocks are compiled by ``torch.compile``.
         cuda_graphs: whether the compiled blocks are recorded as CUDA graphs.
+        inference_dtype: what evaluation and prediction compute in, by name (`inference_dtype`).
         best_metric: name of the metric of evaluation, such as ``bbox/AP``, at whose highest value
             ``model_best.pth`` is written; None: no such file.
     """
@@ -84,6 +86,7 @@ class TrainSettings:
     activation_checkpointing: Recompute
     compile: bool
     cuda_graphs: bool
+    inference_dtype: str
     best_metric: str | None
 
 
@@ -126,6 +129,7 @@ def read_settings(cfg: DictConfig) -> TrainSettings:
         ),
         compile=_switch(cfg, "compile"),
         cuda_graphs=_switch(cfg, "cuda_graphs"),
+        inference_dtype=check_name(_get(cfg, "inference_dtype", "auto"), "train.inference_dtype"),
         best_metric=_optional(cfg, "best_metric", _metric_name),
     )
 

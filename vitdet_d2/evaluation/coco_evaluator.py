@@ -27,6 +27,7 @@ from vitdet_d2.evaluation.coco_detections import Task
 from vitdet_d2.evaluation.coco_scorers import Scorer, choose_scorer, indexed
 from vitdet_d2.evaluation.coco_scoring import MAX_DETECTIONS
 from vitdet_d2.evaluation.coco_truth import CocoTruth
+from vitdet_d2.evaluation.result_rows import instances_to_rows
 
 _logger = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
         coco_results: the detections behind it in COCO's result format, with the data set's
             category ids.
     """
+
+    takes_regions = True  # masks as the network gives them: `RegionMasks`
 
     def __init__(
         self,
@@ -116,7 +119,12 @@ class COCOEvaluator(detectron2.evaluation.COCOEvaluator):
         self._predicts_masks |= any(
             "instances" in output and output["instances"].has("pred_masks") for output in outputs
         )
-        super().process(inputs, outputs)
+        for given, output in zip(inputs, outputs, strict=True):
+            if "instances" not in output or output["instances"].has("pred_keypoints"):
+                super().process([given], [output])
+                continue
+            rows = instances_to_rows(output["instances"].to("cpu"), given["image_id"])
+            self._predictions.append({"image_id": given["image_id"], "instances": rows})
 
     def evaluate(self, img_ids: Sequence[int] | None = None) -> dict[str, dict[str, float]]:
         """Score what was processed, on all processes together.

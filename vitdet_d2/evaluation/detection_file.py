@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import pycocotools.mask as mask_util
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.structures import Instances
+
+from vitdet_d2.evaluation.result_rows import instances_to_rows
 
 
 class BinaryFile(Protocol):
@@ -81,7 +82,7 @@ class DetectionFile:
         if notes:
             image["notes"] = list(notes)
         rows: list[Any] = []
-        for detection in instances_to_coco_json(instances, image_id):
+        for detection in instances_to_rows(instances, image_id):
             rows += [",\n" if self.num_detections else "\n", self._annotation(detection)]
         # At once, so that an interruption leaves no half of a picture.
         self._put(*rows)

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 from detectron2.data import MetadataCatalog
 from detectron2.evaluation import DatasetEvaluator
-from detectron2.evaluation.coco_evaluation import instances_to_coco_json
 from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 
@@ -37,6 +36,7 @@ from vitdet_d2.evaluation.lvis_scoring import (
     score_lvis,
 )
 from vitdet_d2.evaluation.report import format_report
+from vitdet_d2.evaluation.result_rows import instances_to_rows
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,8 @@ class LVISEvaluator(DatasetEvaluator):
         class_results: one dictionary per category: ``id``, ``name``, ``frequency``,
             ``image_count``, and AP by task.
     """
+
+    takes_regions = True  # masks as the network gives them: `RegionMasks`
 
     def __init__(
         self,
@@ -144,7 +146,7 @@ class LVISEvaluator(DatasetEvaluator):
                     f"{sorted(output)}; box proposals alone are not evaluated"
                 )
             instances = output["instances"].to("cpu")
-            rows = instances_to_coco_json(instances, image_id)
+            rows = instances_to_rows(instances, image_id)
             self._predictions.append(packed(image_id, rows, instances.has("pred_masks")))
 
     def evaluate(self) -> dict[str, dict[str, float]]:
