@@ -14,8 +14,11 @@ from detectron2.structures import Instances
 
 from vitdet_d2.analysis.bench.case import Case, Evidence, Side, Subject
 from vitdet_d2.analysis.bench.detections import raw_detections
+from vitdet_d2.evaluation.detect import in_output_size, to_cpu
+from vitdet_d2.evaluation.result_rows import instances_to_rows
 
 _SIZE = (480, 640)  # of most images of COCO
+_OUTPUT = {"height": _SIZE[0], "width": _SIZE[1]}
 _NUM_IMAGES = 4
 
 
@@ -42,7 +45,9 @@ def coco_results(side: Side, instances: Any, number: int) -> list[dict[str, Any]
         instances: of `raw_detections`; not changed.
         number: of the image.
     """
-    del side
+    if side == "ours":
+        (given,) = to_cpu([instances])
+        return instances_to_rows(in_output_size(given, _OUTPUT), number)
     # Post-processing scales the boxes that it is given.
     given = Instances(instances.image_size, **instances.get_fields())
     given.pred_boxes = instances.pred_boxes.clone()
