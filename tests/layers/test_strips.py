@@ -6,7 +6,7 @@ import torch
 
 from tests.closed_form import fill_, tensor
 from vitdet_d2.backbones import ViT
-from vitdet_d2.layers import strips
+from vitdet_d2.layers import attend, strips
 from vitdet_d2.layers.strips import map_strips, worth_strips
 
 KINDS = {
@@ -80,3 +80,20 @@ def test_strips_are_for_inference_on_the_cpu():
         assert worth_strips(x)
         assert not worth_strips(x[:1])
         assert not worth_strips(x.to("meta"))
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_compilers_get_the_block_as_it_is_written(monkeypatch):
+    """One graph, without tiles and strips, of the same numbers."""
+    monkeypatch.setattr(strips, "STRIP_TOKENS", 1)
+    monkeypatch.setattr(attend, "TILED_TOKENS", 1)
+    block = make("global").blocks[1]
+    x = tensor("x", (1, 3, 4, 16))
+    calls = []
+    monkeypatch.setattr(attend, "attend_tiled", lambda *given: calls.append(given))
+    compiled = torch.compile(block.forward, backend="eager", fullgraph=True, dynamic=False)
+    result = compiled(x)
+    assert not calls
+    monkeypatch.undo()
+    torch.testing.assert_close(result, block(x), rtol=1e-12, atol=1e-12)
