@@ -18,8 +18,7 @@ from vitdet_d2.heads import (
     StandardROIHeads,
 )
 
-_STRIDES = [4, 8, 16, 32, 64]
-_WIDTH = 256
+_STRIDES, _WIDTH = [4, 8, 16, 32, 64], 256
 _ROI_LEVELS = ["p2", "p3", "p4", "p5"]
 
 _SCALES = [1 / stride for stride in _STRIDES[: len(_ROI_LEVELS)]]
