@@ -4,7 +4,7 @@ import torch
 from omegaconf import OmegaConf
 
 from tests.engine.test_block_options import detector
-from vitdet_d2.engine import block_options
+from vitdet_d2.engine import block_options, build
 from vitdet_d2.engine.build import apply_block_options
 from vitdet_d2.engine.cuda_graphs import require_cuda_graphs
 from vitdet_d2.engine.settings import read_settings
@@ -29,6 +29,15 @@ def test_refused_without_cuda():
 def test_refused_where_it_cannot_work(compiled, recompute, message):
     with pytest.raises(RecipeError, match=message):
         require_cuda_graphs(CUDA, compiled=compiled, recompute=recompute)
+
+
+def test_refused_where_gradients_stay_from_batch_to_batch(monkeypatch):
+    asked = []
+    monkeypatch.setattr(build, "require_cuda_graphs", lambda *_, **asks: asked.append(asks))
+    monkeypatch.setattr(build, "compile_blocks", lambda *_, **__: None)
+    apply_block_options(detector(), settings(cuda_graphs=True, compile=True, accumulate=2), CPU)
+    with pytest.raises(RecipeError, match=r"expected train\.accumulate=1, got 2"):
+        require_cuda_graphs(CUDA, **asked[0])
 
 
 @pytest.mark.parametrize("recompute", [False, "selective"])

@@ -21,6 +21,7 @@ from vitdet_d2.engine.cuda_graphs import require_cuda_graphs
 from vitdet_d2.engine.ema import WeightAverage
 from vitdet_d2.engine.settings import TrainSettings
 from vitdet_d2.errors import RecipeError
+from vitdet_d2.heads.padded_proposals import settle_padding
 from vitdet_d2.layers.channel_norm import fuse_channel_norms
 from vitdet_d2.solver.fused_step import fuse_steps
 from vitdet_d2.solver.layer_decay import check_layer_decay
@@ -81,7 +82,8 @@ def autocast_dtype(settings: TrainSettings, device: torch.device) -> torch.dtype
 
 def build_model(cfg: DictConfig, device: torch.device) -> nn.Module:
     """Instantiate ``cfg.model`` on a device; it refuses images that its padding would cut off."""
-    return fuse_channel_norms(refuse_cropping(instantiate(cfg.model).to(device)))
+    model = settle_padding(instantiate(cfg.model).to(device))
+    return fuse_channel_norms(refuse_cropping(model))
 
 
 def apply_block_options(
@@ -109,7 +111,10 @@ def apply_block_options(
                 "train.fsdp.enabled=false"
             )
         require_cuda_graphs(
-            device, compiled=settings.compile, recompute=settings.activation_checkpointing
+            device,
+            compiled=settings.compile,
+            recompute=settings.activation_checkpointing,
+            accumulate=settings.accumulate,
         )
     if settings.compile:
         compile_blocks(model, device, recompute_cheap=selective, cuda_graphs=settings.cuda_graphs)

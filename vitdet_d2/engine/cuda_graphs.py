@@ -23,16 +23,20 @@ from vitdet_d2.layers.recompute import Recompute
 GRAPH_OPTIONS: dict[str, str | int | bool | Callable[..., Any]] = {"triton.cudagraphs": True}
 
 
-def require_cuda_graphs(device: torch.device, *, compiled: bool, recompute: Recompute) -> None:
+def require_cuda_graphs(
+    device: torch.device, *, compiled: bool, recompute: Recompute, accumulate: int = 1
+) -> None:
     """Refuse ``train.cuda_graphs`` where it cannot work.
 
     Args:
         device: of the model.
         compiled: whether blocks are compiled (``train.compile``).
         recompute: ``train.activation_checkpointing``.
+        accumulate: ``train.accumulate``.
 
     Raises:
-        RecipeError: no CUDA, no compiled blocks, or blocks that are computed again.
+        RecipeError: no CUDA, no compiled blocks, blocks that are computed again, or gradients that
+            are kept from batch to batch.
     """
     if device.type != "cuda":
         raise RecipeError(
@@ -48,6 +52,12 @@ def require_cuda_graphs(device: torch.device, *, compiled: bool, recompute: Reco
             "train.cuda_graphs: a block that is computed again in the backward pass would "
             "overwrite what its graph keeps; set train.activation_checkpointing to selective or "
             "false"
+        )
+    if accumulate > 1:
+        raise RecipeError(
+            f"train.cuda_graphs: expected train.accumulate=1, got {accumulate}; a graph writes "
+            "gradients where it wrote those of the batch before, which are still needed. Set "
+            "train.cuda_graphs=false, or train.accumulate=1 with more images per loader batch"
         )
 
 
