@@ -17,7 +17,11 @@ _OURS, _THEIRS = "vitdet_d2", "detectron2"
 # Classes that do not derive from Detectron2's, by the name they have there.
 _NAMESAKES = {"ViT": "detectron2.modeling", "SimpleFeaturePyramid": "detectron2.modeling"}
 # Values that leave a part as Detectron2 has it, other than the default of the argument.
-_NEUTRAL: Mapping[str, tuple[Any, ...]] = {"act": (None, "gelu"), "mlp": ("gelu",)}
+_NEUTRAL: Mapping[str, tuple[Any, ...]] = {
+    "act": (None, "gelu"),
+    "mlp": ("gelu",),
+    "pad_proposals": (True, False),  # proposals of fixed number, the missing ones empty
+}
 
 
 def to_detectron2(node: Any) -> Any:
