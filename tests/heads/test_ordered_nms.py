@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.ops import box_iou, nms
 
 from vitdet_d2.analysis.host_syncs import count_host_syncs
+from vitdet_d2.heads import ordered_nms as module
 from vitdet_d2.heads.ordered_nms import ordered_nms
 
 
@@ -63,6 +64,19 @@ def test_sizes_must_add_up() -> None:
 def test_nothing_waits() -> None:
     boxes = crowd(2, 30)
     assert not count_host_syncs(lambda: ordered_nms(boxes, [10, 20], 0.5)).places
+
+
+def test_without_kernels_lists_are_done_one_by_one_and_it_is_said_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    # On the CPU Triton runs no kernels, as on a GPU whose machine has no C compiler.
+    module._has_kernels.cache_clear()
+    boxes, sizes = crowd(2, 30), [10, 20]
+    for _ in range(2):
+        found = module._all_lists(boxes, sizes, 0.5)
+        assert torch.equal(found, ordered_nms(boxes, sizes, 0.5))
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "suppressed list by list" in caplog.text
 
 
 KERNELS = """

@@ -86,19 +86,20 @@ def keep_of_lists(lists: Tensor, threshold: float) -> Tensor:
     num_words = -(-num_boxes // WORD.value)
     bits = lists.new_empty(num_lists, WORD.value * num_words, num_words, dtype=torch.int32)
     dropped = lists.new_empty(num_lists, num_words, dtype=torch.int32)
-    suppression_bits[(num_lists, -(-num_boxes // BLOCK_ROWS), num_words)](
-        lists,
-        bits,
-        num_boxes,
-        num_words,
-        threshold,
-        ROWS=BLOCK_ROWS,
-        num_warps=4,
-        enable_fp_fusion=False,
-    )
-    drop_suppressed[(num_lists,)](
-        bits, dropped, num_words, WORDS=triton.next_power_of_2(num_words), num_warps=1
-    )
+    with torch.cuda.device_of(lists):  # Triton starts kernels on the current device
+        suppression_bits[(num_lists, -(-num_boxes // BLOCK_ROWS), num_words)](
+            lists,
+            bits,
+            num_boxes,
+            num_words,
+            threshold,
+            ROWS=BLOCK_ROWS,
+            num_warps=4,
+            enable_fp_fusion=False,
+        )
+        drop_suppressed[(num_lists,)](
+            bits, dropped, num_words, WORDS=triton.next_power_of_2(num_words), num_warps=1
+        )
     lane = torch.arange(WORD.value, device=lists.device, dtype=torch.int32)
     is_dropped = (dropped[:, :, None] >> lane) & 1
     return is_dropped.flatten(1)[:, :num_boxes] == 0

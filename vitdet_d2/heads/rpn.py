@@ -218,7 +218,9 @@ class RPN(proposal_generator.RPN):
         index = torch.cat((sample.positive, sample.negative), dim=1)  # (N, P + S)
         taken = torch.cat((sample.has_positive, sample.has_negative), dim=1)
         chosen = torch.cat(list(logits), dim=1).gather(1, index)
-        wanted = torch.zeros_like(chosen)
+        # As in Detectron2, where labels are float32: sums of a model in bfloat16 are too.
+        dtype = torch.promote_types(chosen.dtype, torch.float32)
+        wanted = torch.zeros_like(chosen, dtype=dtype)
         wanted[:, : sample.positive.shape[1]] = 1
         each = F.binary_cross_entropy_with_logits(chosen, wanted, reduction="none")
         loss_cls = each.where(taken, 0.0).sum()

@@ -92,12 +92,13 @@ def _attend(
     B, heads, N, C = q.shape
     out, lse = _like_tokens(q), q.new_empty(B, heads, N, dtype=torch.float32)
     blocks = _blocks(C, rel_w.shape[-1], FORWARD_QUERIES)
-    attention_forward[(-(-N // FORWARD_QUERIES), B * heads)](
-        q, k, v, rel_h, rel_w, out, lse,
-        *_strides(q, k, v, rel_h, rel_w, out),
-        heads, N, rel_h.shape[-1], rel_w.shape[-1], scale,
-        **blocks, num_warps=WARPS, num_stages=3 if C <= 64 else 2,
-    )  # fmt: skip
+    with torch.cuda.device_of(q):  # Triton starts kernels on the current device
+        attention_forward[(-(-N // FORWARD_QUERIES), B * heads)](
+            q, k, v, rel_h, rel_w, out, lse,
+            *_strides(q, k, v, rel_h, rel_w, out),
+            heads, N, rel_h.shape[-1], rel_w.shape[-1], scale,
+            **blocks, num_warps=WARPS, num_stages=3 if C <= 64 else 2,
+        )  # fmt: skip
     return out, lse
 
 
@@ -127,15 +128,16 @@ def _attend_backward(
     strides = _strides(q, k, v, rel_h, rel_w, gradient)
     sizes = (heads, N, H, W, scale)
     stages = _backward_stages(q)
-    attention_backward_queries[(-(-N // BACKWARD_QUERIES), B * heads)](
-        *inputs, of_query, of_rel_h, of_rel_w, *strides, *_strides(of_query), *sizes, **blocks,
-        num_warps=WARPS, num_stages=stages,
-    )  # fmt: skip
     tiles = -(-H // blocks["ROWS"]) * -(-W // blocks["COLUMNS"])
-    attention_backward_keys[(tiles, B * heads)](
-        *inputs, of_key, of_value, *strides, *_strides(of_key, of_value), *sizes, **blocks,
-        num_warps=WARPS, num_stages=stages,
-    )  # fmt: skip
+    with torch.cuda.device_of(q):
+        attention_backward_queries[(-(-N // BACKWARD_QUERIES), B * heads)](
+            *inputs, of_query, of_rel_h, of_rel_w, *strides, *_strides(of_query), *sizes, **blocks,
+            num_warps=WARPS, num_stages=stages,
+        )  # fmt: skip
+        attention_backward_keys[(tiles, B * heads)](
+            *inputs, of_key, of_value, *strides, *_strides(of_key, of_value), *sizes, **blocks,
+            num_warps=WARPS, num_stages=stages,
+        )  # fmt: skip
     return of_query, of_key, of_value, of_rel_h.to(rel_h.dtype), of_rel_w.to(rel_w.dtype)
 
 
