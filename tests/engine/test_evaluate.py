@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.engine.tiny_run import TinyModel, config
-from vitdet_d2.engine import random_state
+from vitdet_d2.engine import evaluate, random_state
 from vitdet_d2.engine.evaluate import do_eval, evaluate_model, require_same_classes
 from vitdet_d2.errors import RecipeError, WeightsError
 
@@ -29,6 +29,22 @@ def test_results_are_returned_and_written(tiny_data: Path, tmp_path: Path) -> No
     assert do_eval(cfg) == {"bbox": {"AP": 7.0}}
     written = json.loads((tmp_path / "inference" / "results.json").read_text())
     assert written == {"bbox": {"AP": 7.0}}
+
+
+def test_attention_is_chosen_for_inference_in_the_type_of_evaluation(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(
+        evaluate,
+        "choose_attention",
+        lambda _model, dtype, *, training: asked.append((dtype, training)),
+    )
+    cfg = config(tiny_data, tmp_path)
+    cfg.train.inference_dtype = "bf16"
+    cfg.train.init_checkpoint = weights(tmp_path / "w.pth", ["round", "square"])
+    do_eval(cfg)
+    assert asked == [(torch.bfloat16, False)]
 
 
 def test_other_class_names_are_refused_before_evaluation(tiny_data: Path, tmp_path: Path) -> None:

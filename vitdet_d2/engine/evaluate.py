@@ -22,6 +22,7 @@ from torch import nn
 from vitdet_d2.checks.square_pad import refuse_cropping
 from vitdet_d2.data.device_batches import DeviceBatches
 from vitdet_d2.engine import random_state
+from vitdet_d2.engine.attention_choice import choose_attention
 from vitdet_d2.engine.build import resolve_device
 from vitdet_d2.engine.inference_dtype import inference_dtype
 from vitdet_d2.engine.inputs import prepare_inputs
@@ -71,6 +72,7 @@ def do_eval(cfg: DictConfig) -> dict[str, Any]:
     fuse_channel_norms(refuse_cropping(model))
     report = load(model, settings.init_checkpoint, strict_heads=True)
     require_same_classes(report.thing_classes, info.thing_classes, settings.init_checkpoint)
+    choose_attention(model, _dtype(cfg, model), training=False)
     return evaluate_model(cfg, model, settings.output_dir)
 
 
@@ -142,13 +144,18 @@ def evaluate_model(
     return dict(results)
 
 
+def _dtype(cfg: DictConfig, model: nn.Module) -> torch.dtype | None:
+    """What the recipe lets a model compute in at test; None: as its weights are."""
+    device = next(model.parameters(), torch.empty(0)).device
+    name = read_settings(cfg).inference_dtype
+    return inference_dtype(name, device, "train.inference_dtype")
+
+
 def _evaluate(
     cfg: DictConfig, model: nn.Module, loader: Any, evaluator: DatasetEvaluator
 ) -> dict[str, Any]:
     """Run the model over the loader; the evaluator works in a thread where it is ours."""
-    device = next(model.parameters(), torch.empty(0)).device
-    name = read_settings(cfg).inference_dtype
-    dtype = inference_dtype(name, device, "train.inference_dtype")
+    dtype = _dtype(cfg, model)
     if dtype is not None:
         logger.info("Computing in %s; train.inference_dtype=fp32 for full precision", dtype)
     if not getattr(evaluator, "takes_regions", False):
