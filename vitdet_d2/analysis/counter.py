@@ -31,8 +31,10 @@ MODULE_RULES: dict[type[nn.Module], Callable[[Any, tuple[int, ...]], Work]] = {
 # Operators of these namespaces that are not counted are known not to multiply matrices; those of
 # others, such as compiled attention kernels of a package, are named to the user.
 KNOWN_NAMESPACES = {"aten", "prim", "prims", "torchvision", "profiler"}
-# Our own operators that multiply no matrices: it makes a matrix that resizes tables, on the host.
-OWN_WITHOUT_PRODUCTS = {"vitdet_d2::resize_matrix"}
+# Our own operators that multiply no matrices, or one that resizes tables, on the host.
+OWN_WITHOUT_PRODUCTS = {"vitdet_d2::resize_matrix", "vitdet_d2::ordered_nms"}
+# Those that run inside `Attention` alone, whose rule counts them.
+OWN_OF_ATTENTION = {"vitdet_d2::attend_terms", "vitdet_d2::attend_terms_backward"}
 # Of known namespaces, what does.
 UNCOUNTED = {"torchvision.deform_conv2d"}
 

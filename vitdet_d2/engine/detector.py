@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from vitdet_d2.data.prepare import class_count_key, set_num_classes
+from vitdet_d2.engine.attention_choice import choose_attention
 from vitdet_d2.engine.build import resolve_device
 from vitdet_d2.engine.checkpoint_store import AVERAGE_FINAL, BEST, CheckpointStore
 from vitdet_d2.engine.class_names import ClassTable, find_classes
@@ -141,13 +142,15 @@ def assemble(
     load(model, weights, strict_heads=True, content=content)
     classes = find_classes(cfg, read_entry(weights, content), num_classes_of(model))
     settings = read_settings(cfg)
+    dtype = inference_dtype(settings.inference_dtype, device, "train.inference_dtype")
+    choose_attention(model, dtype, training=False)
     return Detector(
         model=model,
         augmentations=[instantiate(node) for node in _augmentations(cfg)],
         channel_order=_channel_order(cfg),
         classes=classes,
         amp_dtype=settings.amp_dtype if device.type == "cuda" else None,
-        inference_dtype=inference_dtype(settings.inference_dtype, device, "train.inference_dtype"),
+        inference_dtype=dtype,
         weights=weights,
     )
 
