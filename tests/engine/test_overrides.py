@@ -125,6 +125,20 @@ def test_refused_with_the_override_named(cfg: DictConfig, override: str) -> None
     assert OmegaConf.to_container(cfg) == before
 
 
+def test_activation_checkpointing_becomes_selective_and_nothing_else() -> None:
+    cfg = DictConfig({"train": {"activation_checkpointing": False, "compile": False}})
+    for value in ("selective", True, "selective", False):
+        for text in (
+            f"train.activation_checkpointing={value}",
+            f"train={{activation_checkpointing: {value}}}",
+        ):
+            apply_overrides(cfg, [text])
+            assert cfg.train.activation_checkpointing == value
+    for wrong in ("activation_checkpointing=selectiv", "compile=selective"):
+        with pytest.raises(RecipeError, match=f"{wrong}': .* is true or false and cannot become"):
+            apply_overrides(cfg, [f"train.{wrong}"])
+
+
 def test_true_or_false_becomes_a_text_where_the_call_takes_it() -> None:
     cfg = DictConfig({"net": LazyCall(ViT)(qkv_bias=True, use_rel_pos=True)})
     for value in ("qv", False, "qv", True):

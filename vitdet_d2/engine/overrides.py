@@ -20,9 +20,13 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vitdet_d2.errors import RecipeError
+from vitdet_d2.layers.recompute import Recompute
 from vitdet_d2.runtime.safe_yaml import parse_value
 
 Config = DictConfig | ListConfig
+
+# Switches with more than two values that are no arguments of calls, which say so themselves.
+_CHOICES = {"train.activation_checkpointing": Recompute}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,22 +259,28 @@ def _set(parent: Config, name: Any, override: Override, key: str, new: Any) -> N
         parent[name] = new
         return
     # A typing error is none of them.
-    is_choice = isinstance(old, bool) and isinstance(new, str) and new in _texts_of(parent, name)
+    texts = _texts_of(parent, name, key) if isinstance(old, bool) else ()
+    is_choice = isinstance(new, str) and new in texts
     _store(parent, name, new if is_choice else _fit(old, override, key, new))
 
 
-def _texts_of(call: Config, name: Any) -> tuple[Any, ...]:
-    """Return the texts that an argument of a call may be, beside other types; none if unknown."""
+def _texts_of(parent: Config, name: Any, key: str) -> tuple[Any, ...]:
+    """Return the texts that a switch may be, beside true and false; none if unknown."""
+    annotation = _CHOICES.get(key) or _annotation(parent, name)
+    kinds = (annotation, *get_args(annotation))
+    return tuple(text for kind in kinds if get_origin(kind) is Literal for text in get_args(kind))
+
+
+def _annotation(call: Config, name: Any) -> Any:
+    """Return the type of an argument of a call; None if unknown."""
     target = call.get("_target_") if isinstance(call, DictConfig) else None
     try:
         found: Any = locate(target) if isinstance(target, str) else target
         is_class = isinstance(found, type)
-        annotation = get_type_hints(found.__init__ if is_class else found).get(str(name))
+        return get_type_hints(found.__init__ if is_class else found).get(str(name))
     # Of foreign code: a name that is not there, or an annotation that nothing can evaluate.
     except Exception:
-        return ()
-    kinds = (annotation, *get_args(annotation))
-    return tuple(text for kind in kinds if get_origin(kind) is Literal for text in get_args(kind))
+        return None
 
 
 def _store(parent: Any, name: Any, value: Any) -> None:
