@@ -64,7 +64,7 @@ def _exchanged(target: type, arguments: dict[str, Any]) -> dict[str, Any]:
     """
     theirs = _counterpart(target)
     own = inspect.signature(target).parameters
-    known = inspect.signature(theirs).parameters
+    known = _arguments(theirs)
     kept = {name: value for name, value in arguments.items() if name in known}
     for name in arguments.keys() - kept.keys():
         neutral = _NEUTRAL.get(name, ())
@@ -74,6 +74,17 @@ def _exchanged(target: type, arguments: dict[str, Any]) -> dict[str, Any]:
                 "no such setting, so that the two cannot be compared; leave it at its default"
             )
     return {**kept, "_target_": theirs}
+
+
+def _arguments(target: type) -> set[str]:
+    """Return the names that a constructor takes, those that it hands on to its bases among them."""
+    found: set[str] = set()
+    for base in target.__mro__:
+        parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
+        found |= {p.name for p in parameters}
+        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+            break
+    return found
 
 
 def _counterpart(target: type) -> type:
