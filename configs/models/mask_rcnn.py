@@ -44,7 +44,7 @@ model = L(GeneralizedRCNN)(
         pre_nms_topk=(2000, 1000),  # in training, at test
         post_nms_topk=(1000, 1000),
         nms_thresh=0.7,
-        pad_proposals=True,  # for region heads of vitdet_d2.heads alone; false for any others
+        pad_proposals=True,  # for heads of vitdet_d2.heads; training switches it off for others
     ),
     roi_heads=L(StandardROIHeads)(
         num_classes=80,
