@@ -85,6 +85,15 @@ def test_a_selection_is_plain(item):
     np.testing.assert_array_equal(selected.polygons[0][1], SQUARE + 2)
 
 
+def test_polygons_of_images_can_be_joined():
+    instances = pack_polygons(_batch())[0]["instances"]
+    joined = Instances.cat([instances, instances]).gt_masks
+    assert len(joined) == 4
+    np.testing.assert_array_equal(joined.polygons[3][1], SQUARE + 2)
+    assert getattr(joined, "packed", None) is None
+    assert len(change_tensors(joined, torch.clone)) == 4
+
+
 def test_other_values_stay_as_they_are():
     value = {"a": None, "b": {1, 2}, "c": (1.5, "x"), "d": ValueError("no")}
     assert change_tensors(value, torch.clone) == value

@@ -22,6 +22,10 @@ def small_products(monkeypatch):
     monkeypatch.setattr(onednn, "MIN_PRODUCTS", 1)
 
 
+class OwnProducts(torch.Tensor):
+    """As of quantised weights."""
+
+
 def close(actual, expected):
     tolerance = TOLERANCES[actual.dtype]
     assert (actual.double() - expected).abs().max() <= tolerance * expected.abs().max()
@@ -71,6 +75,7 @@ def test_usable_only_where_nothing_is_lost(monkeypatch):
     assert not onednn.usable(x, weight.bfloat16())
     assert not onednn.usable(x.double(), weight.double())
     assert not onednn.usable(x.to("meta"), weight.to("meta"))
+    assert not onednn.usable(x, weight.as_subclass(OwnProducts))
     with torch.backends.mkldnn.flags(enabled=False, allow_tf32=None):
         assert not onednn.usable(x, weight)
     monkeypatch.setattr(onednn, "MIN_PRODUCTS", 1000)

@@ -6,7 +6,7 @@ import torch
 
 from tests.closed_form import fill_, tensor
 from vitdet_d2.backbones import ViT
-from vitdet_d2.layers import attend, strips
+from vitdet_d2.layers import attend, attend_tiled, onednn, strips
 from vitdet_d2.layers.strips import map_strips, worth_strips
 
 KINDS = {
@@ -71,6 +71,50 @@ def test_training_and_hooks_get_the_whole_map(monkeypatch):
         net.train()(x)
     net(x)
     assert calls[2:] == [(1, 6, 6, 16)] * 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["attn", "norm1", "norm2", "mlp"])
+def test_parts_of_others_get_the_whole_map(name, monkeypatch):
+    """They may look at all tokens, as a perceptron with a convolution does."""
+
+    class OverTheMap(torch.nn.Module):
+        def forward(self, x, _bias_strips=None):
+            return x - x.mean(dim=(1, 2), keepdim=True)
+
+    block = make("windows").blocks[0]
+    setattr(block, name, OverTheMap().eval())
+    x = tensor("x", (1, 6, 6, 16))
+    expected = block(x)
+    monkeypatch.setattr(strips, "STRIP_TOKENS", 1)
+    torch.testing.assert_close(block(x), expected, rtol=1e-12, atol=1e-12)
+
+
+@torch.no_grad()
+def test_strips_keep_the_type_that_autocast_makes(monkeypatch):
+    block = make("windows").float().blocks[0]
+    x = tensor("x", (1, 6, 6, 16)).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = block(x)
+        monkeypatch.setattr(strips, "STRIP_TOKENS", 1)
+        actual = block(x)
+    assert expected.dtype == torch.float32  # LayerScale's factors
+    torch.testing.assert_close(actual, expected)
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_tracers_get_the_block_as_it_is_written(monkeypatch):
+    """A trace runs on other processors, too: no operator of this one's is in it."""
+    for module, name in ((strips, "STRIP_TOKENS"), (attend, "TILED_TOKENS")):
+        monkeypatch.setattr(module, name, 1)
+    monkeypatch.setattr(onednn, "MIN_PRODUCTS", 1)
+    monkeypatch.setattr(attend_tiled, "SHORT_TOKENS", 1)
+    net = make("global").float()
+    x = tensor("x", (1, 3, 48, 64)).float()
+    traced = torch.jit.trace(net, x, strict=False, check_trace=False)
+    assert "mkldnn::" not in str(traced.inlined_graph)
+    torch.testing.assert_close(traced(x)["last_feat"], net(x)["last_feat"])
 
 
 def test_strips_are_for_inference_on_the_cpu():

@@ -19,19 +19,25 @@ Change = Callable[[Tensor], Tensor]
 
 
 class PackedPolygonMasks(PolygonMasks):
-    """Polygons that also lie in few tensors, which may be on a device; a selection has none."""
+    """Polygons that also lie in few tensors, which may be on a device; a selection has none.
 
-    packed: PackedPolygons
+    The constructor is Detectron2's, whose ``cat`` calls it: what is joined has no tensors, either.
+    """
 
-    def __init__(self, masks: PolygonMasks, packed: PackedPolygons) -> None:
+    packed: PackedPolygons | None = None
+
+    @classmethod
+    def of(cls, masks: PolygonMasks, packed: PackedPolygons) -> PackedPolygonMasks:
         """Keep both.
 
         Args:
             masks: the polygons; they are shared.
             packed: the same ones.
         """
-        self.polygons = masks.polygons
-        self.packed = packed
+        both = cls.__new__(cls)
+        both.polygons = masks.polygons
+        both.packed = packed
+        return both
 
     def __getitem__(self, item: Any) -> PolygonMasks:
         """Select instances, as of plain polygon masks.
@@ -58,8 +64,8 @@ def change_tensors(value: Any, change: Change) -> Any:
         return Instances(value.image_size, **fields)
     if type(value) in (Boxes, BitMasks):
         return type(value)(change(value.tensor))
-    if isinstance(value, PackedPolygonMasks):
-        return PackedPolygonMasks(value, value.packed.map(change))
+    if isinstance(value, PackedPolygonMasks) and value.packed is not None:
+        return PackedPolygonMasks.of(value, value.packed.map(change))
     if isinstance(value, Mapping):
         return {k: change_tensors(v, change) for k, v in value.items()}
     if type(value) in (list, tuple):
@@ -77,7 +83,7 @@ def pack_polygons(value: Any) -> Any:
         fields = {k: pack_polygons(v) for k, v in value.get_fields().items()}
         return Instances(value.image_size, **fields)
     if type(value) is PolygonMasks:
-        return PackedPolygonMasks(value, PackedPolygons.pack(value.polygons))
+        return PackedPolygonMasks.of(value, PackedPolygons.pack(value.polygons))
     if isinstance(value, Mapping):
         return {k: pack_polygons(v) for k, v in value.items()}
     if type(value) in (list, tuple):

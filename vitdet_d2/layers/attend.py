@@ -41,6 +41,7 @@ from vitdet_d2.layers.attend_tiled import Terms, attend_tiled, key_columns
 from vitdet_d2.layers.attend_triton import attend_triton
 from vitdet_d2.layers.bias_strips import biases_of_rows, grid_of
 from vitdet_d2.layers.relative_position import spread_over_keys
+from vitdet_d2.layers.watched import read_by_compiler
 
 AttentionMethod = Literal["auto", "explicit", "augmented", "chunked", "tiled", "triton"]
 FusedMethod = Literal["augmented", "chunked", "tiled", "triton"]
@@ -126,8 +127,8 @@ def attend(
         return attend_triton(q, k, v, terms, scale)
     if method == "augmented" or strips is not None:
         return attend_augmented(q, k, v, terms, scale, strips)
-    # A compiler would write out every tile.
-    if method == "tiled" and not needs_grad and not torch.compiler.is_compiling():
+    # A compiler or tracer would write out every tile.
+    if method == "tiled" and not needs_grad and not read_by_compiler():
         return attend_tiled(q, k, v, terms, scale)
     return attend_chunked(q, k, v, terms, scale)
 

@@ -114,13 +114,21 @@ class Block(nn.Module):
             bias_strips: the shared biases of relative positions, if there are any, see
                 `Attention.forward`.
         """
-        if worth_strips(x) and not self.training and not watched(self):
+        if worth_strips(x) and not self.training and self._acts_on_rows() and not watched(self):
             x = self._in_strips(x, bias_strips)
         else:
             x = self._perceive(self._exchange(x, bias_strips))
         if self.use_residual_block:
             x = self.residual(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return x
+
+    def _acts_on_rows(self) -> bool:
+        """Return whether all parts are ours, and none has been exchanged for one that needs more.
+
+        A perceptron with a convolution, or a norm over the map, would not be the same in strips.
+        """
+        norms = all(isinstance(n, (nn.LayerNorm, nn.RMSNorm)) for n in (self.norm1, self.norm2))
+        return norms and type(self.attn) is Attention and type(self.mlp) in (Mlp, SwiGLU)
 
     def _in_strips(self, x: Tensor, bias_strips: Tensor | None) -> Tensor:
         """Apply both branches with few rows of the map at a time, where they do not need all."""

@@ -19,7 +19,9 @@ import functools
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from vitdet_d2.layers.watched import read_by_compiler
 
 # Multiply-adds below which the choice does not matter, and the calls alone would cost more.
 MIN_PRODUCTS = 1 << 22
@@ -40,8 +42,8 @@ def available() -> bool:
 def usable(x: Tensor, weight: Tensor) -> bool:
     """Return whether the functions below may stand for the ordinary product here.
 
-    They are no choice where a gradient is wanted, autocast chooses another type, or a compiler
-    reads the program.
+    They are no choice where a gradient is wanted, autocast chooses another type, a compiler or
+    tracer reads the program, or tensors are of a class with products of its own (quantised ones).
 
     Args:
         x: ``(..., K)``.
@@ -49,12 +51,13 @@ def usable(x: Tensor, weight: Tensor) -> bool:
     """
     return (
         type(x) is Tensor
+        and type(weight) in (Tensor, nn.Parameter)
         and x.device.type == "cpu"
         and x.dtype == weight.dtype
         and x.dtype in (torch.float32, torch.bfloat16)
         and x.numel() * weight.shape[0] >= MIN_PRODUCTS
         and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
+        and not read_by_compiler()
         and (not torch.is_autocast_enabled("cpu") or torch.get_autocast_dtype("cpu") == x.dtype)
         and bool(torch.backends.mkldnn.enabled)
         and available()

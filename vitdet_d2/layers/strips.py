@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vitdet_d2.layers.host_memory import keep_freed_blocks
+from vitdet_d2.layers.watched import read_by_compiler
 
 # Tokens of one strip. At 1024 and the width of ViT-B the largest map of a block has 12 MB.
 STRIP_TOKENS = 1024
@@ -29,7 +30,7 @@ def worth_strips(x: Tensor) -> bool:
     return (
         x.device.type == "cpu"
         and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
+        and not read_by_compiler()
         and x.shape[0] * x.shape[1] * x.shape[2] > STRIP_TOKENS
     )
 
@@ -53,7 +54,7 @@ def map_strips(function: Callable[[Tensor], Tensor], x: Tensor, unit: int = 1) -
     """Apply a function to every strip of a map.
 
     Args:
-        function: maps ``(b, h, W, C)`` to the same shape and type.
+        function: maps ``(b, h, W, C)`` to the same shape.
         x: the map ``(B, H, W, C)``.
         unit: as in `strips`.
 
@@ -61,7 +62,10 @@ def map_strips(function: Callable[[Tensor], Tensor], x: Tensor, unit: int = 1) -
         ``(B, H, W, C)``.
     """
     keep_freed_blocks()
-    out = torch.empty_like(x, memory_format=torch.contiguous_format)
+    out: Tensor | None = None
     for part in strips(x.shape, unit):
-        out[part] = function(x[part])
-    return out
+        strip = function(x[part])
+        if out is None:  # under autocast the type may be another one than that of the map
+            out = strip.new_empty(x.shape)
+        out[part] = strip
+    return x if out is None else out

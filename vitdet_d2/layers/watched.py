@@ -1,10 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether someone looks into a module: then it runs as it is written."""
+"""Whether someone looks into a module or a program: then it runs as it is written."""
 
 from __future__ import annotations
 
+import torch
 from torch import nn
 from torch.nn.modules import module as globally
+
+
+def read_by_compiler() -> bool:
+    """Return whether a compiler or a tracer reads the program, to run what it has read elsewhere.
+
+    What is fast here and now, and written for these sizes and this processor, is not for them.
+    """
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def watched(*modules: nn.Module) -> bool:

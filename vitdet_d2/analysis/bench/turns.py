@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -104,7 +104,9 @@ class SideProcess:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             if stream is not None:
-                stream.close()
+                # What a process that ended by itself has not read is still in the buffer.
+                with suppress(BrokenPipeError):
+                    stream.close()
 
     def _last_words(self) -> str:
         code = self._process.wait()
