@@ -84,7 +84,16 @@ def test_the_random_state_stays():
 def test_layers_on_the_cpu_keep_the_rule():
     layer = Attention(16, num_heads=2, use_rel_pos=True, input_size=(4, 4))
     assert choose_attention(layer, None, training=True) == {}
-    assert layer.method == "auto"
+    assert layer.fastest_on_cuda is None
+
+
+def test_what_was_chosen_on_cuda_does_not_bind_the_cpu():
+    torch.manual_seed(0)
+    layer = Attention(16, num_heads=2, use_rel_pos=True, input_size=(4, 4))
+    x = torch.randn(1, 4, 4, 16)
+    expected = layer(x)
+    layer.fastest_on_cuda = "triton"
+    assert torch.equal(layer(x), expected)
 
 
 @pytest.mark.gpu
@@ -99,4 +108,4 @@ def test_on_a_device_every_open_layer_gets_a_way():
     ).cuda()
     chosen = choose_attention(layers, torch.bfloat16, training=True)
     assert [case.grid for case in chosen] == [(14, 14), (64, 64)]
-    assert [layer.method for layer in layers] == [*chosen.values(), "auto"]
+    assert [layer.fastest_on_cuda for layer in layers] == [*chosen.values(), None]

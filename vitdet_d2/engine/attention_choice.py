@@ -81,7 +81,7 @@ def choose_attention(
             layer.input_size, layer.num_heads, layer.head_dim, dtype or weight.dtype, training,
             weight.device,
         )  # fmt: skip
-        chosen[case] = layer.method = fastest(case)
+        chosen[case] = layer.fastest_on_cuda = fastest(case)
     return chosen
 
 

@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from vitdet_d2.layers.attend import AttentionMethod, Terms, attend
+from vitdet_d2.layers.attend import AttentionMethod, FusedMethod, Terms, attend
 from vitdet_d2.layers.bias_strips import table_to_strips
 from vitdet_d2.layers.bias_table import num_offsets
 from vitdet_d2.layers.linear import Linear, linear
@@ -39,10 +39,12 @@ class Attention(nn.Module):
     Parameters: ``qkv``, ``proj``, with decomposed positions ``rel_pos_h`` and ``rel_pos_w``, with
     biases of its own ``relative_position_bias_table``, and with biases of query and value alone
     ``q_bias`` and ``v_bias``.
-    Attribute ``method`` chooses how the same numbers are computed, see `vitdet_d2.layers.attend`.
+    Attribute ``method`` chooses how the same numbers are computed, see `vitdet_d2.layers.attend`;
+    ``fastest_on_cuda`` is what ``"auto"`` means on CUDA, where it was tried.
     """
 
     method: AttentionMethod
+    fastest_on_cuda: FusedMethod | None
 
     rel_pos_h: Tensor
     rel_pos_w: Tensor
@@ -107,6 +109,7 @@ class Attention(nn.Module):
         self.window_size = window_size
         self.shift = shift
         self.method = "auto"
+        self.fastest_on_cuda = None
         self.rope = rope
         self.qkv_bias = qkv_bias
         self.qkv = Linear(dim, dim * 3, bias=qkv_bias is True)
@@ -208,7 +211,10 @@ class Attention(nn.Module):
             q, k = rotate(q, rotation, self.rope), rotate(k, rotation, self.rope)
         if wraps is not None:
             terms = _add_wraps(terms, wraps, B)
-        out = attend(q, k, v, terms, self.scale, self.method, strips)
+        method = self.method
+        if method == "auto" and self.fastest_on_cuda is not None and q.is_cuda:
+            method = self.fastest_on_cuda
+        out = attend(q, k, v, terms, self.scale, method, strips)
         return out.transpose(1, 2).reshape(B, H, W, -1)
 
 
