@@ -96,3 +96,32 @@ def test_hooks_of_the_model_run_and_nothing_stays_behind(model):
     handle.remove()
     assert calls == [1]
     assert "inference" not in vars(model)
+
+
+@torch.no_grad()
+def test_an_exchanged_method_of_the_object_stays(model):
+    calls = []
+    inference = model.inference
+
+    def counted(inputs, *given, **named):
+        calls.append(len(inputs))
+        return inference(inputs, *given, **named)
+
+    object.__setattr__(model, "inference", counted)
+    try:
+        assert not gives_regions(model)
+        (output,) = RegionDetector(model)(_inputs()[:1])
+        assert vars(model)["inference"] is counted
+    finally:
+        object.__delattr__(model, "inference")
+    assert calls == [1]
+    assert not isinstance(output["instances"].pred_masks, RegionMasks)
+
+
+@torch.no_grad()
+def test_a_forward_hook_gets_what_the_model_gives_to_everyone(model):
+    seen = []
+    handle = model.register_forward_hook(lambda *given: seen.append(given[2][0]["instances"]))
+    RegionDetector(model)(_inputs()[:1])
+    handle.remove()
+    assert isinstance(seen[0].pred_masks, torch.Tensor)

@@ -147,7 +147,10 @@ def _versions(versions: Mapping[str, Any]) -> str:
     words = []
     for side, facts in versions.items():
         if "error" in facts:
-            words.append(f"Detectron2: none ({facts['error']})")
+            words.append(
+                "Detectron2: none, so that ours was measured alone; --detectron2 DIR takes a "
+                f"checkout ({facts['error']})"
+            )
         elif side == "ours":
             words.append(f"torch {facts['torch']}, vitdet_d2 {facts['vitdet_d2']}")
         else:
