@@ -45,6 +45,10 @@ def test_missing_evidence_fails():
 def test_not_a_number_fails():
     bad = torch.tensor([1.0, math.nan])
     assert not judge({"output x": bad}, {"output x": torch.ones(2)}).passed
+    # Nor behind an entry that is as it should be.
+    theirs = {"output w": torch.ones(2), "output x": torch.ones(2), "output y": torch.ones(2)}
+    verdict = judge({**theirs, "output x": bad}, theirs)
+    assert verdict.failure == "output x: inf > 1.0e-04"
 
 
 def test_rounded_outputs_are_measured_against_float32():

@@ -11,6 +11,7 @@ Kinds of evidence, by the first word of a name:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -86,6 +87,8 @@ def judge(ours: Evidence, theirs: Evidence, tuned: Evidence | None = None) -> Ve
         if kind == "rounded" and tuned is not None and name in tuned:
             allowed = max(allowed, _ROUNDED_FACTOR * difference(kind, tuned[name], reference))
         found = difference(kind, own, reference)
+        # NaN is larger than nothing: another entry would hide it.
+        found = math.inf if math.isnan(found) else found
         known = worst.get(kind)
         entries = 1 + (known.entries if known is not None else 0)
         if known is None or _excess(found, allowed) > _excess(known.difference, known.allowed):
