@@ -83,7 +83,8 @@ def test_the_file_is_the_recipe(cfg: CfgNode) -> None:
     ]
     mine, wanted = plain_attributes(ours), plain_attributes(theirs)
     differing = {k for k in mine.keys() | wanted.keys() if mine.get(k) != wanted.get(k)}
-    assert not differing
+    # The file builds Detectron2's own RPN and heads, whose proposals have no empty places.
+    assert differing == {"proposal_generator.pad_proposals"}
     recipe.optimizer.params.model = theirs
     expected = settings(instantiate(recipe.optimizer), theirs)
     assert settings(build_optimizer(cfg, ours), ours) == expected

@@ -250,15 +250,22 @@ def test_compiled_blocks_agree_and_keep_their_names() -> None:
         torch.testing.assert_close(compiled[name], gradient, rtol=1e-3, atol=1e-6)
 
 
+@pytest.fixture
+def memory_budget() -> Iterator[None]:
+    """Give back what selective recomputation sets for the whole process."""
+    with torch._functorch.config.patch(activation_memory_budget=1.0):
+        yield
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on the CPU")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 @pytest.mark.parametrize(("upstream", "how"), [(False, True), (True, True), (False, "selective")])
+@pytest.mark.usefixtures("memory_budget")
 def test_compiled_and_recomputed_blocks_drop_the_same_paths_twice(
-    upstream: bool, how: Recompute, monkeypatch: pytest.MonkeyPatch
+    upstream: bool, how: Recompute
 ) -> None:
     """Their gradient is the slope of their loss, for the same seed, along a random direction."""
-    monkeypatch.setattr(torch._functorch.config, "activation_memory_budget", 1.0)
     net = detector(drop_path_rate=0.5, depth=2).backbone.net
     model = UpstreamViT(net) if upstream else OwnViT(net)
     train = {"compile": True, "activation_checkpointing": how}
